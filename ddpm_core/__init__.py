@@ -1,0 +1,22 @@
+"""ddpm_core: denoising diffusion probabilistic models, equation by equation (Ho, Jain and Abbeel 2020).
+
+Numbers in parentheses are the paper's equations. Images are float (B, C, H, W) in [-1, 1]; t is the paper's time, 1..T; a model
+is any callable model(x_t, t) -> eps_hat.
+"""
+
+from .bound import BitsPerDim, bits_per_dim, decoder_log_likelihood, simple_loss
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .data import load_images, to_model_range, to_uint8
+from .forward import q_posterior, q_sample, q_step
+from .reverse import predict_x0, reverse_mean
+from .sampling import respace, sample, sample_steps
+from .schedule import Schedule, cosine_schedule, linear_schedule
+from .training import TrainingState, train, training_steps
+from .unet import UNet, cifar10_unet
+
+__version__ = "0.1.0"
+__all__ = [
+    "BitsPerDim", "Checkpoint", "Schedule", "TrainingState", "UNet", "bits_per_dim", "cifar10_unet", "cosine_schedule",
+    "decoder_log_likelihood", "linear_schedule", "load_checkpoint", "load_images", "predict_x0", "q_posterior", "q_sample", "q_step", "respace", "reverse_mean", "sample", "sample_steps",
+    "save_checkpoint", "simple_loss", "to_model_range", "to_uint8", "train", "training_steps",
+]  # fmt: skip

@@ -1,0 +1,219 @@
+"""The variational bound and what is minimised instead of it: Eqs. (3), (5), (8)-(10) and (12)-(14).
+
+Everything is an upper bound on -log p_theta(x_0), or a part of one, to be made *small*. Nats, unless a name says bits.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from .forward import log_q, q_posterior, q_sample
+from .gaussian import kl_divergence, log_density
+from .reverse import Reverse, log_joint, predict_x0, reverse_mean, reverse_process, reverse_variance
+from .schedule import Schedule, at
+
+Model = Callable[..., Tensor]
+
+
+def trajectory_bound(reverse: Reverse, schedule: Schedule, x: Tensor) -> Tensor:
+    """Eq. (3): -log p(x_T) - sum_t log p_theta(x_{t-1} | x_t) / q(x_t | x_{t-1}); its mean under q is L >= -log p_theta(x_0).
+
+    reverse  callable (x_t, t) -> mean, var     x  (T + 1, B, ...) float, trajectories of q, as q_trajectory draws them
+    -> (B,), nats: one unbiased sample of the bound for each trajectory
+    """
+    return log_q(schedule, x) - log_joint(reverse, x)
+
+
+def bound_terms(reverse: Reverse, schedule: Schedule, x0: Tensor, eps: Tensor) -> Tensor:
+    """Eq. (5): L_T, and L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t)), and L_0 = -log p_theta(x_0 | x_1).
+
+    reverse  callable (x_t, t) -> mean, var     x0  (B, ...) float      eps  (T, B, ...), standard normal: x_t by Eq. (4)
+    -> (T + 1, B), nats: entry t is L_t, so entry 0 is L_0 (a density here; for pixels see Eq. (13)) and entry T is L_T.
+       The sum over t is an unbiased sample of the same L as Eq. (3), with less variance.
+    """
+    L_T = kl_divergence(at(schedule.alpha_bar.sqrt(), schedule.T, x0) * x0, at(1 - schedule.alpha_bar, schedule.T, x0),
+                        torch.zeros_like(x0), torch.ones_like(x0))  # fmt: skip
+    terms = [L_T]
+    for t in range(schedule.T, 0, -1):
+        x_t = q_sample(schedule, x0, t, eps[t - 1])
+        mean, var = reverse(x_t, t)
+        terms.append(kl_divergence(*q_posterior(schedule, x0, x_t, t), mean, var) if t > 1 else -log_density(x0, mean, var))
+    return torch.stack([term.flatten(1).sum(1) for term in reversed(terms)])
+
+
+def mean_matching(schedule: Schedule, x0: Tensor, x_t: Tensor, t: int | Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """Eq. (8) without C: || mu_tilde_t(x_t, x_0) - mu_theta ||^2 / (2 sigma_t^2), elementwise, nats.
+
+    x0, x_t, mean  (B, ...) float, mean = mu_theta(x_t, t)      var  sigma_t^2, broadcastable      t  in 2..T
+    L_{t-1} is this, summed over the image, plus `variance_mismatch`, which depends on no weight of the network.
+    """
+    mu_tilde, _ = q_posterior(schedule, x0, x_t, t)
+    return (mu_tilde - mean) ** 2 / (2 * var)
+
+
+def variance_mismatch(schedule: Schedule, t: int | Tensor, var: Tensor) -> Tensor:
+    """C of Eq. (8), for each dimension: (beta_tilde_t / sigma_t^2 - 1 - log(beta_tilde_t / sigma_t^2)) / 2, nats.
+
+    var  sigma_t^2      t  in 2..T (beta_tilde_1 = 0 would make C infinite)
+    Zero if and only if sigma_t^2 = beta_tilde_t.
+    """
+    zero = torch.zeros_like(var)
+    return kl_divergence(zero, at(schedule.beta_tilde, t, var), zero, var)
+
+
+def mean_matching_x0(reverse: Reverse, schedule: Schedule, x0: Tensor, t: int, eps: Tensor) -> Tensor:
+    """Eq. (9): || mu_tilde_t(x_t, (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)) - mu_theta(x_t, t) ||^2 / (2 sigma_t^2).
+
+    Eq. (8) with x_t = x_t(x_0, eps) drawn by Eq. (4), and x_0 written as a function of x_t and eps. Elementwise, nats.
+    """
+    x_t = q_sample(schedule, x0, t, eps)
+    mean, var = reverse(x_t, t)
+    return mean_matching(schedule, predict_x0(schedule, x_t, t, eps), x_t, t, mean, var)
+
+
+def mean_matching_eps(reverse: Reverse, schedule: Schedule, x0: Tensor, t: int, eps: Tensor) -> Tensor:
+    """Eq. (10): || (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t) - mu_theta(x_t, t) ||^2 / (2 sigma_t^2).
+
+    Eq. (9) with Eq. (7) inserted for mu_tilde: what mu_theta must predict, given x_t only. Elementwise, nats.
+    """
+    x_t = q_sample(schedule, x0, t, eps)
+    mean, var = reverse(x_t, t)
+    return (reverse_mean(schedule, x_t, t, eps) - mean) ** 2 / (2 * var)
+
+
+def eps_weight(schedule: Schedule, variance: str = "beta") -> Tensor:
+    """The weight of Eq. (12), beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)), for t = 0..T; float64, entry 0 is 0.
+
+    Entry 1 uses sigma_1^2 of `reverse_variance`; Eq. (14) replaces all of it by 1.
+    """
+    s = schedule
+    weight = s.beta**2 / (2 * reverse_variance(s, variance) * s.alpha * (1 - s.alpha_bar))
+    weight[0] = 0.0
+    return weight
+
+
+def eps_matching(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor, variance: str = "beta") -> Tensor:
+    """Eq. (12): beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)) || eps - eps_theta(x_t, t) ||^2, elementwise, nats.
+
+    model  callable (x_t, t) -> eps_hat     x0, eps  (B, ...) float     t  int or LongTensor (B,) in 1..T
+    """
+    eps_hat = _predict(model, q_sample(schedule, x0, t, eps), t)
+    return at(eps_weight(schedule, variance), t, x0) * (eps - eps_hat) ** 2
+
+
+def decoder_log_likelihood(x0: Tensor, mean: Tensor, std: Tensor | float) -> Tensor:
+    """Eq. (13): log of the integral of N(x; mean, std^2) over the bin of x0, elementwise, nats.
+
+    The bin is [x0 - 1/255, x0 + 1/255]; the first reaches to -infinity and the last to +infinity, so that the 256 probabilities
+    sum to 1 whatever the mean and the std are.
+
+    x0  (B, ...) float on the 8-bit grid in [-1, 1]     mean  like x0     std  broadcastable onto it, > 0      ->  like x0
+    Finite, with finite gradients, far in the tails, where a difference of two CDFs is 0 - 0: there
+    log(Phi(b) - Phi(a)) = log Phi(b) + log(1 - exp(log Phi(a) - log Phi(b))), mirrored so that the bin lies left of the mean.
+    Raises ValueError if x0 is off the grid or std is not positive.
+    """
+    std = torch.as_tensor(std, dtype=mean.dtype, device=mean.device)
+    if not (std > 0).all():
+        raise ValueError(f"std = {float(std.min())} at its smallest; wanted a standard deviation above 0")
+    wide = torch.float32 if mean.device.type == "mps" else torch.float64  # MPS has no float64
+    level = grid_level(x0).to(wide)
+    low, high = (2 * level - 1) / 255 - 1, (2 * level + 1) / 255 - 1  # the exact edges, shared by neighbouring bins
+    a, b = (low - mean.to(wide)) / std.to(wide), (high - mean.to(wide)) / std.to(wide)
+    first, last = torch.special.log_ndtr(b), torch.special.log_ndtr(-a)
+    right = a + b > 0
+    a, b = torch.where(right, -b, a), torch.where(right, -a, b)
+    log_b = torch.special.log_ndtr(b)
+    inside = log_b + torch.log(-torch.expm1(torch.special.log_ndtr(a) - log_b))
+    return torch.where(level == 0, first, torch.where(level == 255, last, inside)).to(mean.dtype)
+
+
+def grid_level(x0: Tensor) -> Tensor:
+    """The 8-bit level 0..255 of each value of x0 in [-1, 1]. Raises ValueError if a value is no such level, up to rounding."""
+    if not x0.is_floating_point():
+        raise TypeError(f"x0 has dtype {x0.dtype}; wanted floats: to_model_range() takes uint8 images to [-1, 1]")
+    level = (x0 + 1) * 127.5
+    if not ((level - level.round()).abs() < 1e-3).all() or level.min() < -1e-3 or level.max() > 255 + 1e-3:
+        raise ValueError("x0 has values off the 8-bit grid -1, -1 + 2/255, ..., 1 (or NaN); wanted images as to_model_range() returns them")
+    return level.round()
+
+
+@dataclass(frozen=True)
+class BitsPerDim:
+    """The bound of Eq. (5), term by term; all in bits per dimension but for the two errors."""
+
+    total: Tensor  # (B,) prior + terms.sum(1): an upper bound on -log2 p_theta(x_0) / D
+    prior: Tensor  # (B,) L_T
+    terms: Tensor  # (B, T) terms[:, t - 1] is L_{t-1}; terms[:, 0] is L_0
+    mse: Tensor  # (B, T) mean squared error of eps_hat at t, in [:, t - 1]
+    x0_mse: Tensor  # (B, T) mean squared error of x0_hat at t on [-1, 1], in [:, t - 1]: the distortion of section 4.3
+
+
+@torch.no_grad()
+def bits_per_dim(model: Model, schedule: Schedule, x0: Tensor, variance: str = "beta", clip_x0: bool = False,
+                 generator: Generator | None = None, progress: bool = False) -> BitsPerDim:  # fmt: skip
+    """Eq. (5) for images, with L_0 by Eq. (13): how many bits a dimension the images cost, at most.
+
+    model      callable (x_t, t) -> eps_hat; a Module is in eval mode meanwhile
+    x0         (B, ...) float on the 8-bit grid in [-1, 1]
+    variance   "beta" or "beta_tilde"; L_0 uses sigma_1^2 = beta_tilde_2 for either, as the official code does
+    clip_x0    clamp x0_hat to [-1, 1] before the mean is taken, as the official evaluation does
+    generator  of the T noises an image; None: a fresh seed
+    One x_t an image and t is drawn: an unbiased estimate of the bound. Memory does not grow with T beyond the (B, T) results.
+    """
+    from tqdm.auto import tqdm
+
+    grid_level(x0)
+    if generator is None:
+        generator = Generator()
+        generator.seed()
+    bits = math.log(2) * x0[0].numel()
+    sigma2 = reverse_variance(schedule, variance)
+    L_T = kl_divergence(at(schedule.alpha_bar.sqrt(), schedule.T, x0) * x0, at(1 - schedule.alpha_bar, schedule.T, x0),
+                        torch.zeros_like(x0), torch.ones_like(x0))  # fmt: skip
+    terms, mse, x0_mse = (torch.empty(len(x0), schedule.T) for _ in range(3))
+    training = getattr(model, "training", False)
+    if training:
+        model.eval()  # type: ignore[attr-defined]
+    try:
+        for t in tqdm(range(schedule.T, 0, -1), unit="step", desc="bound", disable=not progress, dynamic_ncols=True):
+            eps = torch.randn(x0.shape, generator=generator, device=generator.device).to(x0)
+            x_t = q_sample(schedule, x0, t, eps)
+            eps_hat = _predict(model, x_t, t)
+            x0_hat = predict_x0(schedule, x_t, t, eps_hat)
+            if clip_x0:
+                x0_hat = x0_hat.clamp(-1, 1)
+            mean, _ = q_posterior(schedule, x0_hat, x_t, t)
+            if t > 1:
+                term = kl_divergence(*q_posterior(schedule, x0, x_t, t), mean, at(sigma2, t, x0))
+            else:
+                term = -decoder_log_likelihood(x0, mean, float(sigma2[1]) ** 0.5)
+            terms[:, t - 1] = term.flatten(1).sum(1).cpu() / bits
+            mse[:, t - 1] = (eps - eps_hat).square().flatten(1).mean(1).cpu()
+            x0_mse[:, t - 1] = (x0 - x0_hat).square().flatten(1).mean(1).cpu()
+    finally:
+        if training:
+            model.train()  # type: ignore[attr-defined]
+    prior = L_T.flatten(1).sum(1).cpu() / bits
+    return BitsPerDim(prior + terms.sum(1), prior, terms, mse, x0_mse)
+
+
+def simple_loss(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
+    """Eq. (14): L_simple = E || eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2.
+
+    model  callable (x_t, t) -> eps_hat       x0   (B, ...) float, images in [-1, 1]
+    t      int or LongTensor (B,) in 1..T     eps  like x0, standard normal
+    -> a scalar: the mean over images *and* pixels, so that it is 1 for a model that always answers 0. (Section 3.4)
+    """
+    return (eps - _predict(model, q_sample(schedule, x0, t, eps), t)).square().mean()
+
+
+def _predict(model: Model, x_t: Tensor, t: int | Tensor) -> Tensor:
+    """model(x_t, t) with t as a LongTensor (B,), and an answer of the right shape."""
+    t = torch.full(x_t.shape[:1], t, device=x_t.device) if isinstance(t, int) else t
+    eps_hat = model(x_t, t)
+    if eps_hat.shape != x_t.shape:
+        raise ValueError(f"the model returned shape {tuple(eps_hat.shape)} for images of shape {tuple(x_t.shape)}; wanted the same shape")
+    return eps_hat

@@ -1,0 +1,152 @@
+"""Checkpoints: a folder of safetensors and JSON, written completely or not at all, and read without executing anything.
+
+    runs/fashion/                 a run, as train(out="runs/fashion") makes it
+        log.jsonl                 step, loss, learning rate, seconds
+        step-00002000/            a checkpoint; it gets this name by one rename, when all of it is on the disk
+            checkpoint.json       the network's arguments, beta, the step, the settings of the training
+            weights.safetensors   the averaged weights: all that sampling needs
+            training.safetensors  weights, Adam's moments: what only resuming needs (absent in published checkpoints)
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .schedule import Schedule
+from .unet import UNet
+
+FORMAT = "ddpm_core checkpoint 1"
+
+
+@dataclass
+class Checkpoint:
+    """What load_checkpoint returns."""
+
+    model: nn.Module  # with the averaged weights, in eval mode
+    schedule: Schedule
+    step: int  # of training, after which it was written
+    info: dict = field(default_factory=dict)  # whatever was saved beside: settings, data set, class names
+    training: dict[str, Tensor] | None = None  # only if asked for
+    path: Path = Path()
+
+
+def save_checkpoint(path: str | Path, model: nn.Module, schedule: Schedule, *, step: int = 0, info: dict | None = None,
+                    training: dict[str, Tensor] | None = None) -> Path:  # fmt: skip
+    """Write a checkpoint folder `path`: all of it or, whatever happens meanwhile, none of it.
+
+    model     the network whose weights are kept; a UNet can be rebuilt from the folder alone
+    info      anything that JSON can hold; training  further tensors, by name, for resuming
+    Raises OSError (disk full, read-only folder), after which what stood at `path` before stands there still.
+    """
+    path = Path(path)
+    about = {
+        "format": FORMAT,
+        "step": step,
+        "network": {"class": type(model).__name__, **getattr(model, "config", {})},
+        "beta": schedule.beta[1:].tolist(),
+        "info": info or {},
+    }
+    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(_plain(model.state_dict()), partial / "weights.safetensors")
+        if training is not None:
+            save_file(_plain(training), partial / "training.safetensors")
+        (partial / "checkpoint.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        for file in partial.glob("*.safetensors"):
+            file.chmod((partial / "checkpoint.json").stat().st_mode)  # safetensors makes them private to their owner
+        for file in [*partial.iterdir(), partial]:
+            _flush(file)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        partial.rename(path)
+        _flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise OSError(f"the checkpoint {path} could not be written ({error}); what was there before is untouched. "
+                      "Free some space or choose another folder") from error  # fmt: skip
+    shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def load_checkpoint(path: str | Path, *, model: nn.Module | None = None, training: bool = False, device: str | torch.device = "cpu") -> Checkpoint:
+    """Read a checkpoint folder, or the newest complete one in the folder of a run.
+
+    model     a network of your own to load the weights into; not needed for a UNet
+    training  also read what resuming needs
+    Raises FileNotFoundError if there is none, ValueError if it is truncated, foreign, or does not fit the model. Never unpickles.
+    """
+    folder = find_checkpoint(path)
+    try:
+        about = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'checkpoint.json'} is not JSON ({error}); the checkpoint is damaged: take another copy") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else type(about).__name__
+        raise ValueError(f"{folder / 'checkpoint.json'} says format {found!r}; wanted {FORMAT!r}, as save_checkpoint writes it")
+    try:
+        network = dict(about["network"])
+        kind = network.pop("class")
+        schedule = Schedule(torch.tensor(about["beta"], dtype=torch.float64))
+        step, info = int(about["step"]), dict(about["info"])
+        if model is None:
+            if kind != "UNet":
+                raise ValueError(f"it holds a {kind}; pass model= with such a network to load it")
+            model = UNet(**network)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'checkpoint.json'} does not describe a model: {error}") from error
+    weights = _read(folder / "weights.safetensors")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {folder} do not fit the model: {str(error)[:500]}") from error
+    extra = _read(folder / "training.safetensors") if training else None
+    return Checkpoint(model.to(device).eval(), schedule, step, info, extra, folder)
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """`path` itself if it is a checkpoint, else the newest complete one in it."""
+    path = Path(path)
+    if path.is_file():
+        raise ValueError(f"{path} is a file; wanted a folder with checkpoint.json and weights.safetensors. "
+                         "Pickled weights (.pt, .ckpt, .bin) can run code when they are read, so ddpm_core never reads them")  # fmt: skip
+    if (path / "checkpoint.json").is_file():
+        return path
+    complete = sorted(folder for folder in path.glob("step-*") if (folder / "checkpoint.json").is_file())
+    if not complete:
+        raise FileNotFoundError(f"no checkpoint in {path}; wanted a folder with checkpoint.json, as `ddpm train --out {path}` makes it")
+    return complete[-1]
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; the checkpoint is incomplete, or was published without it")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} ({file.stat().st_size} bytes) is truncated or no safetensors file ({error}); take another copy") from error
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU copies: safetensors stores neither strides nor devices."""
+    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+
+
+def _flush(path: Path) -> None:
+    """Wait until the file or folder is on the disk, so that the rename after it cannot come first."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,84 @@
+"""q, the forward process: Eqs. (2), (4), (6) and (7). Nothing here is learned."""
+
+import torch
+from torch import Tensor
+
+from .gaussian import log_density
+from .schedule import Schedule, at, check_t
+
+
+def q_step(schedule: Schedule, x_prev: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
+    """Eq. (2): x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps, one step of the forward chain.
+
+    x_prev  (B, ...) float, x_{t-1}           t    int or LongTensor (B,) in 1..T
+    eps     like x_prev, standard normal      ->   x_t, like x_prev
+    """
+    check_images(schedule, t, x_prev=x_prev, eps=eps)
+    return at((1 - schedule.beta).sqrt(), t, x_prev) * x_prev + at(schedule.beta.sqrt(), t, x_prev) * eps
+
+
+def q_sample(schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
+    """Eq. (4): x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, all t steps at once.
+
+    x0   (B, ...) float, images in [-1, 1]    t    int or LongTensor (B,) in 1..T
+    eps  like x0, standard normal             ->   x_t, like x0
+    """
+    check_images(schedule, t, x0=x0, eps=eps)
+    return at(schedule.alpha_bar.sqrt(), t, x0) * x0 + at((1 - schedule.alpha_bar).sqrt(), t, x0) * eps
+
+
+def q_trajectory(schedule: Schedule, x0: Tensor, eps: Tensor) -> Tensor:
+    """Eq. (2), T times: one sample of the whole chain x_0, x_1, ..., x_T ~ q(x_{1:T} | x_0).
+
+    x0  (B, ...) float, images in [-1, 1]     eps  (T, B, ...), standard normal     ->  (T + 1, B, ...), with x_0 first
+    """
+    x = [x0]
+    for t in range(1, schedule.T + 1):
+        x.append(q_step(schedule, x[-1], t, eps[t - 1]))
+    return torch.stack(x)
+
+
+def log_q(schedule: Schedule, x: Tensor) -> Tensor:
+    """Eq. (2) as a density: log q(x_{1:T} | x_0) = sum_t log N(x_t; sqrt(1 - beta_t) x_{t-1}, beta_t I).
+
+    x  (T + 1, B, ...) float, trajectories x_0, x_1, ..., x_T       ->  (B,), nats
+    """
+    total = torch.zeros_like(x[0])
+    for t in range(1, len(x)):
+        mean = at((1 - schedule.beta).sqrt(), t, x[t]) * x[t - 1]
+        total = total + log_density(x[t], mean, at(schedule.beta, t, x[t]))
+    return total.flatten(1).sum(1)
+
+
+def q_posterior(schedule: Schedule, x0: Tensor, x_t: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Eqs. (6) and (7): q(x_{t-1} | x_t, x_0) = N(mean, var I).
+
+    mean = sqrt(alpha_bar_{t-1}) beta_t / (1 - alpha_bar_t) x_0 + sqrt(alpha_t) (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) x_t
+    var  = (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) beta_t, which is 0 at t = 1: given x_0, x_0 is known
+
+    x0, x_t  (B, ...) float      t  int or LongTensor (B,) in 1..T      ->  mean, like x0; var, broadcastable onto it
+    """
+    check_images(schedule, t, x0=x0, x_t=x_t)
+    s = schedule
+    before = torch.cat([s.alpha_bar[:1], s.alpha_bar[:-1]])  # alpha_bar_{t-1} at index t
+    of_x0 = before.sqrt() * s.beta / (1 - s.alpha_bar)
+    of_x_t = s.alpha.sqrt() * (1 - before) / (1 - s.alpha_bar)
+    return at(of_x0, t, x0) * x0 + at(of_x_t, t, x0) * x_t, at(s.beta_tilde, t, x0)
+
+
+def check_images(schedule: Schedule, t: int | Tensor, **tensors: Tensor) -> None:
+    """Raise unless all tensors are float, of one shape, and t fits them and the schedule."""
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")
+    check_t(t, schedule.T)
+    (first, x), *others = tensors.items()
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is a {type(tensor).__name__}; wanted a float tensor")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} has dtype {tensor.dtype}; wanted floats: to_model_range() takes uint8 images to [-1, 1]")
+    for name, tensor in others:
+        if tensor.shape != x.shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)} but {first} has {tuple(x.shape)}; wanted the same shape")
+    if isinstance(t, Tensor) and t.ndim == 1 and len(t) not in (1, x.shape[0] if x.ndim else 1):
+        raise ValueError(f"t has {len(t)} entries for a batch of {x.shape[0] if x.ndim else 1}; wanted one t for each image, or an int")

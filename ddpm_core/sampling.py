@@ -1,0 +1,151 @@
+"""Algorithm 2: from noise to a picture, one reverse step at a time; and DDIM, the same with fewer steps and no new noise.
+
+`sample_steps` is the algorithm, a generator of (t, x_t, x0_hat); `sample` runs it to the end.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+from .bound import Model
+from .forward import q_posterior
+from .reverse import predict_x0
+from .schedule import Schedule
+
+
+def sample(model: Model, schedule: Schedule, shape: Sequence[int], *, steps: int | None = None, sampler: str = "ddpm",
+           variance: str = "beta", clip_x0: bool = True, generator: Generator | Sequence[Generator] | None = None,
+           x_T: Tensor | None = None, labels: Tensor | None = None, guidance: float = 0.0, progress: bool = False) -> Tensor:  # fmt: skip
+    """Algorithm 2: draw x_T ~ N(0, I), take every reverse step, return x_0: float `shape`, about in [-1, 1].
+
+    Arguments and errors as in `sample_steps`; progress=True shows a bar with the time left. For images: to_uint8(sample(...)).
+    """
+    from tqdm.auto import tqdm
+
+    trajectory = sample_steps(model, schedule, shape, steps=steps, sampler=sampler, variance=variance, clip_x0=clip_x0,
+                              generator=generator, x_T=x_T, labels=labels, guidance=guidance)  # fmt: skip
+    bar = tqdm(trajectory, total=(steps or schedule.T) + 1, unit="step", desc="sampling", disable=not progress, dynamic_ncols=True)
+    for _, x, _ in bar:
+        pass
+    return x
+
+
+@torch.no_grad()
+def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, steps: int | None = None, sampler: str = "ddpm",
+                 variance: str = "beta", clip_x0: bool = True, generator: Generator | Sequence[Generator] | None = None,
+                 x_T: Tensor | None = None, labels: Tensor | None = None, guidance: float = 0.0) -> Iterator[tuple[int, Tensor, Tensor]]:  # fmt: skip
+    """Algorithm 2, step by step: yields (t, x_t, x0_hat) from t = T down to t = 1, and at last (0, x_0, x_0).
+
+    model      callable (x_t, t) -> eps_hat; a Module is in eval mode meanwhile
+    shape      (B, C, H, W)
+    steps      None: all T of them. Fewer: times spread evenly from T to 1, with the betas that lead from one to the next
+    sampler    "ddpm": Algorithm 2. "ddim": x_{t-1} = sqrt(alpha_bar_{t-1}) x0_hat + sqrt(1 - alpha_bar_{t-1}) eps_hat, no noise
+               (Song et al. 2021, Eq. (12) with sigma = 0)
+    variance   of the noise that "ddpm" adds, "beta" or "beta_tilde": the two choices of section 3.2
+    clip_x0    Departure: Algorithm 2 as printed does not clip. The official code clamps x0_hat to [-1, 1] and takes the mean from
+               Eq. (7); with clip_x0=False that mean is Eq. (11) to the letter
+    generator  of x_T and of the noise; a list of one generator an image makes each image independent of the rest of its batch;
+               None: a fresh seed every time. A CPU generator gives the same noise on every device
+    x_T        the noise to start from, instead of drawing it
+    labels     LongTensor (B,) for a UNet with classes; guidance > 0 exaggerates them,
+               (1 + guidance) eps(x_t, t, y) - guidance eps(x_t, t)  (Ho and Salimans 2022, Eq. (6))
+
+    Raises ValueError or TypeError for arguments that do not fit.
+    """
+    shape = tuple(shape)
+    _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance)
+    device = _device_of(model, x_T, generator)
+    if generator is None:
+        generator = Generator()
+        generator.seed()
+    predict = _with_labels(model, labels, guidance, device)
+    times, schedule = respace(schedule, steps or schedule.T)
+    var = schedule.beta if variance == "beta" else schedule.beta_tilde
+
+    x = _normal(shape, generator, device) if x_T is None else x_T.to(device)
+    training = isinstance(model, nn.Module) and model.training
+    if training:
+        model.eval()
+    try:
+        for i in range(schedule.T, 0, -1):  # i counts the steps taken here, times[i] is the paper's t
+            eps = predict(x, torch.full(shape[:1], times[i], device=device))
+            if eps.shape != x.shape:
+                raise ValueError(f"the model returned shape {tuple(eps.shape)} for x_t of shape {shape}; wanted the same shape")
+            x0_hat = predict_x0(schedule, x, i, eps)
+            if clip_x0:
+                x0_hat = x0_hat.clamp(-1, 1)
+            yield times[i], x, x0_hat
+            if sampler == "ddim":
+                before = schedule.alpha_bar[i - 1]
+                x = before.sqrt().to(x) * x0_hat + (1 - before).sqrt().to(x) * eps
+            else:
+                x, _ = q_posterior(schedule, x0_hat, x, i)
+                if i > 1:  # the last step keeps the mean: z = 0 at t = 1
+                    x = x + var[i].sqrt().to(x) * _normal(shape, generator, device)
+        yield 0, x, x
+    finally:
+        if training:
+            model.train()
+
+
+def respace(schedule: Schedule, steps: int) -> tuple[list[int], Schedule]:
+    """`steps` of the times 1..T, spread evenly and including T and (from two on) 1, and the schedule that visits only these.
+
+    Its alpha_bar are the old ones at those times, so beta' = 1 - alpha_bar_t / alpha_bar_{t'}: by Eq. (4) the marginals stay.
+    -> times, with times[0] = 0 and times[steps] = T, and a Schedule of that many steps
+    """
+    if steps == schedule.T:
+        return list(range(schedule.T + 1)), schedule
+    times = [0, *torch.linspace(schedule.T, 1, steps, dtype=torch.float64).round().long().flip(0).tolist()]
+    alpha_bar = schedule.alpha_bar[times]
+    return times, Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
+
+
+def _with_labels(model: Model, labels: Tensor | None, guidance: float, device: torch.device) -> Model:
+    if labels is None:
+        return model
+    labels = labels.to(device)
+    if guidance == 0:
+        return lambda x, t: model(x, t, labels)
+
+    def guided(x: Tensor, t: Tensor) -> Tensor:
+        return (1 + guidance) * model(x, t, labels) - guidance * model(x, t)
+
+    return guided
+
+
+def _normal(shape: tuple[int, ...], generator: Generator | Sequence[Generator], device: torch.device) -> Tensor:
+    if isinstance(generator, Generator):
+        return torch.randn(shape, generator=generator, device=generator.device).to(device)
+    return torch.stack([torch.randn(shape[1:], generator=one, device=one.device).to(device) for one in generator])
+
+
+def _device_of(model: Model, x_T: Tensor | None, generator: Generator | Sequence[Generator] | None) -> torch.device:
+    """Where the model is; if it does not say, where the noise is."""
+    if isinstance(model, nn.Module) and (parameter := next(model.parameters(), None)) is not None:
+        return parameter.device
+    if x_T is not None:
+        return x_T.device
+    return generator.device if isinstance(generator, Generator) else torch.device("cpu")
+
+
+def _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance) -> None:
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")
+    if not shape or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
+        raise ValueError(f"shape = {shape}; wanted whole numbers, at least 1, such as (16, 1, 28, 28)")
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= schedule.T):
+        raise ValueError(f"steps = {steps!r}; wanted None, or a whole number from 1 to T = {schedule.T}")
+    if sampler not in ("ddpm", "ddim"):
+        raise ValueError(f'sampler = {sampler!r}; wanted "ddpm" or "ddim"')
+    if variance not in ("beta", "beta_tilde"):
+        raise ValueError(f'variance = {variance!r}; wanted "beta" or "beta_tilde"')
+    if x_T is not None and (not x_T.is_floating_point() or tuple(x_T.shape) != shape):
+        raise ValueError(f"x_T has shape {tuple(x_T.shape)} and dtype {x_T.dtype}; wanted floats of shape {shape}")
+    if generator is not None and not isinstance(generator, Generator) and len(generator) != shape[0]:
+        raise ValueError(f"{len(generator)} generators for {shape[0]} images; wanted one, or one for each image")
+    if labels is not None and (labels.dtype != torch.int64 or labels.shape != shape[:1]):
+        raise ValueError(f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}; wanted a LongTensor ({shape[0]},)")
+    if guidance and labels is None:
+        raise ValueError(f"guidance = {guidance} needs labels to be guided to; pass labels=")

@@ -1,0 +1,104 @@
+"""The noise schedule: beta, alpha, alpha_bar and beta_tilde, in the paper's time t = 1..T.
+
+Every tensor has T + 1 entries, so that `alpha_bar[t]` is the paper's alpha_bar_t and `alpha_bar[0] = 1` is "no noise yet".
+They are float64: a float32 cumulative product over 1000 steps is off in its fourth digit exactly where 1 - alpha_bar is small.
+Square roots and ratios are written where they are used; `at` casts them, once, to the dtype of the image they meet.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Schedule:
+    """The forward process's variances beta_1..beta_T and what Eqs. (2), (4) and (7) derive from them.
+
+    beta        (T,) or (T + 1,) with beta[0] = 0; every other entry strictly between 0 and 1
+    alpha       1 - beta
+    alpha_bar   prod_{s <= t} alpha_s, so that q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I), Eq. (4)
+    beta_tilde  (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) beta_t, the variance of Eq. (7); beta_tilde[1] = 0
+
+    All of shape (T + 1,), float64, without gradient. Raises TypeError or ValueError for anything that is no schedule.
+    """
+
+    beta: Tensor
+
+    def __post_init__(self) -> None:
+        beta = torch.as_tensor(self.beta, dtype=torch.float64).detach().clone()
+        if beta.ndim != 1 or beta.numel() == 0:
+            raise ValueError(f"beta has shape {tuple(beta.shape)}; wanted one dimension with T entries, beta_1 to beta_T")
+        if beta[0] != 0:
+            beta = torch.cat([beta.new_zeros(1), beta])
+        inside = (beta[1:] > 0) & (beta[1:] < 1)
+        if beta.numel() == 1 or not inside.all():
+            raise ValueError(
+                f"every beta_t must lie strictly between 0 and 1 (a variance that keeps some of the image); got {beta[1:].tolist()[:8]}"
+            )
+        object.__setattr__(self, "beta", beta)
+        object.__setattr__(self, "alpha", 1 - beta)
+        object.__setattr__(self, "alpha_bar", torch.cumprod(1 - beta, dim=0))
+        before = torch.cat([beta.new_ones(1), self.alpha_bar[:-1]])
+        beta_tilde = (1 - before) / (1 - self.alpha_bar) * beta
+        beta_tilde[0] = 0.0  # 0/0 above: there is no step into t = 0
+        object.__setattr__(self, "beta_tilde", beta_tilde)
+
+    alpha: Tensor = None  # type: ignore[assignment]
+    alpha_bar: Tensor = None  # type: ignore[assignment]
+    beta_tilde: Tensor = None  # type: ignore[assignment]
+
+    @property
+    def T(self) -> int:
+        """The number of steps."""
+        return self.beta.numel() - 1
+
+    def __repr__(self) -> str:
+        return f"Schedule(T={self.T}, beta_1={self.beta[1]:.3g}, beta_T={self.beta[-1]:.3g}, alpha_bar_T={self.alpha_bar[-1]:.3g})"
+
+
+def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
+    """The paper's schedule: beta_t grows linearly from beta_1 to beta_T. (Section 4)"""
+    _check_steps(T)
+    return Schedule(torch.linspace(beta_1, beta_T, T, dtype=torch.float64))
+
+
+def cosine_schedule(T: int = 1000) -> Schedule:
+    """alpha_bar_t = f(t)/f(0), f(t) = cos^2((t/T + 0.008)/1.008 * pi/2), beta_t at most 0.999. (Nichol and Dhariwal 2021, Eq. (17))"""
+    _check_steps(T)
+    f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + 0.008) / 1.008 * math.pi / 2) ** 2
+    return Schedule((1 - f[1:] / f[:-1]).clamp(max=0.999))
+
+
+def _check_steps(T: int) -> None:
+    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+        raise ValueError(f"T = {T!r}; wanted a whole number of steps, at least 1 (the paper: 1000)")
+
+
+def check_t(t: int | Tensor, T: int, lowest: int = 1) -> None:
+    """Raise unless t is an int, or a LongTensor (B,), within lowest..T."""
+    if isinstance(t, bool) or not isinstance(t, (int, Tensor)):
+        raise TypeError(f"t is a {type(t).__name__}; wanted an int or a LongTensor (B,) in {lowest}..{T}")
+    if isinstance(t, int):
+        if not lowest <= t <= T:
+            raise ValueError(f"t = {t}; wanted the paper's time, {lowest}..{T}")
+        return
+    if t.dtype not in (torch.int64, torch.int32) or t.ndim > 1:
+        raise TypeError(f"t has dtype {t.dtype} and shape {tuple(t.shape)}; wanted an int or a LongTensor (B,) in {lowest}..{T}")
+    if t.device.type == "cpu":
+        if t.numel() and not (lowest <= int(t.min()) and int(t.max()) <= T):
+            raise ValueError(f"t runs from {int(t.min())} to {int(t.max())}; wanted the paper's time, {lowest}..{T}")
+    elif t.device.type == "cuda":  # the same check without making the host wait for the device
+        torch._assert_async(((t >= lowest) & (t <= T)).all())
+
+
+def at(coefficient: Tensor, t: int | Tensor, x: Tensor) -> Tensor:
+    """coefficient[t], shaped and cast to broadcast onto the image batch x: (B, 1, 1, 1), or a scalar for an int t.
+
+    The one place where the float64 of the schedule meets the dtype and the device of an image.
+    """
+    if isinstance(t, int):
+        return coefficient[t].to(dtype=x.dtype).to(x.device)
+    table = coefficient.to(dtype=x.dtype).to(x.device)
+    return table[t.to(x.device)].reshape(-1, *[1] * (x.ndim - 1))

@@ -1,0 +1,265 @@
+"""eps_theta: the U-Net of the paper (appendix B), in one file, read from the parts to the whole.
+
+Shapes stand at the line's end: B images, C channels, H x W pixels, E = 4 * width entries of the time embedding.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .schedule import check_t
+
+
+class UNet(nn.Module):
+    """eps_theta(x_t, t): takes a noisy image and its time, returns a guess of the noise in it.
+
+    image_size   side of the (square) images; it must be divisible by 2 ** (levels - 1)
+    channels     of the images: 3 for colour, 1 for grey
+    width        channels of the first level; a multiple of 32
+    multipliers  level i has width * multipliers[i] channels at image_size / 2 ** i pixels
+    blocks       residual blocks a level on the way down; one more on the way up
+    attention    sides (in pixels) of the levels that get self-attention; there is always one in the middle
+    dropout      probability inside the residual blocks
+    classes      number of labels for a conditional model, or None. The label `classes` itself means "no label"
+
+    model(x_t, t) with x_t (B, channels, H, W) float and t an int or LongTensor (B,) in 1..T returns a tensor like x_t;
+    model(x_t, t, y) takes labels y, LongTensor (B,), too. The defaults are the paper's CIFAR-10 network.
+    Raises ValueError for sizes that cannot be halved often enough, and for attention at a side that no level has.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        channels: int = 3,
+        width: int = 128,
+        multipliers: tuple[int, ...] = (1, 2, 2, 2),
+        blocks: int = 2,
+        attention: tuple[int, ...] = (16,),
+        dropout: float = 0.1,
+        classes: int | None = None,
+    ):
+        super().__init__()
+        multipliers, attention = tuple(multipliers), tuple(attention)
+        self.config = dict(image_size=image_size, channels=channels, width=width, multipliers=multipliers, blocks=blocks,
+                           attention=attention, dropout=dropout, classes=classes)  # fmt: skip
+        self.classes, self.stride = classes, 2 ** (len(multipliers) - 1)
+        _check_sizes(**self.config)
+        sides = [image_size // 2**i for i in range(len(multipliers))]
+        widths = [width * m for m in multipliers]
+
+        self.embed_time = TimeEmbedding(width)
+        self.embed_label = nn.Embedding(classes + 1, 4 * width) if classes else None
+        self.conv_in = conv3x3(channels, width)
+
+        here, skips = width, [width]
+        self.down = nn.ModuleList()
+        for side, out in zip(sides, widths):
+            level = Level()
+            for _ in range(blocks):
+                level.blocks.append(ResBlock(here, out, 4 * width, dropout))
+                level.attention.append(Attention(out) if side in attention else nn.Identity())
+                here = out
+                skips.append(here)
+            if side != sides[-1]:
+                level.resample = Downsample(here)
+                skips.append(here)
+            self.down.append(level)
+
+        self.middle = nn.ModuleList(
+            [ResBlock(here, here, 4 * width, dropout), Attention(here), ResBlock(here, here, 4 * width, dropout)]
+        )
+
+        self.up = nn.ModuleList()
+        for side, out in zip(reversed(sides), reversed(widths)):
+            level = Level()
+            for _ in range(blocks + 1):
+                level.blocks.append(ResBlock(here + skips.pop(), out, 4 * width, dropout))
+                level.attention.append(Attention(out) if side in attention else nn.Identity())
+                here = out
+            if side != sides[0]:
+                level.resample = Upsample(here)
+            self.up.append(level)
+
+        self.norm_out = norm(here)
+        self.conv_out = conv3x3(here, channels, scale=0.0)
+
+    def forward(self, x: Tensor, t: int | Tensor, y: Tensor | None = None) -> Tensor:
+        self._check_input(x, t, y)
+        t = torch.full((len(x),), t, device=x.device) if isinstance(t, int) else t.to(x.device).expand(len(x))
+        emb = self.embed_time(t)  # (B, E)
+        if self.embed_label is not None:
+            emb = emb + self.embed_label(torch.full_like(t, self.classes) if y is None else y)  # (B, E)
+        emb = F.silu(emb)
+
+        h = self.conv_in(x)  # (B, width, H, W)
+        skips = [h]
+        for level in self.down:
+            for block, attend in zip(level.blocks, level.attention):
+                h = attend(block(h, emb))
+                skips.append(h)
+            if level.resample is not None:
+                h = level.resample(h)  # (B, C, H/2, W/2)
+                skips.append(h)
+
+        first, attend, second = self.middle
+        h = second(attend(first(h, emb)), emb)
+
+        for level in self.up:
+            for block, attend in zip(level.blocks, level.attention):
+                h = attend(block(torch.cat([h, skips.pop()], dim=1), emb))  # skip: (B, C', H, W)
+            if level.resample is not None:
+                h = level.resample(h)  # (B, C, 2H, 2W)
+
+        return self.conv_out(F.silu(self.norm_out(h)))  # (B, channels, H, W)
+
+    def _check_input(self, x: Tensor, t: int | Tensor, y: Tensor | None) -> None:
+        channels = self.config["channels"]
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"x_t is {getattr(x, 'dtype', type(x).__name__)}; wanted a float tensor (B, {channels}, H, W)")
+        if x.ndim != 4 or x.shape[1] != channels:
+            raise ValueError(f"x_t has shape {tuple(x.shape)}; wanted (B, {channels}, H, W)")
+        if x.shape[2] % self.stride or x.shape[3] % self.stride:
+            raise ValueError(f"images of {x.shape[2]} x {x.shape[3]} pixels cannot be halved {len(self.down) - 1} times; "
+                             f"wanted sides divisible by {self.stride}: pad them, or use fewer multipliers")  # fmt: skip
+        check_t(t, 2**31)
+        if isinstance(t, Tensor) and t.ndim == 1 and len(t) not in (1, len(x)):
+            raise ValueError(f"t has {len(t)} entries for a batch of {len(x)}; wanted one t for each image, or an int")
+        if y is not None:
+            if self.classes is None:
+                raise ValueError("labels were given to a model without classes; build it with UNet(classes=...)")
+            if y.shape != (len(x),) or y.dtype != torch.int64:
+                raise ValueError(f"labels have shape {tuple(y.shape)} and dtype {y.dtype}; wanted a LongTensor ({len(x)},)")
+            if y.device.type == "cpu" and len(y) and not (0 <= int(y.min()) and int(y.max()) <= self.classes):
+                raise ValueError(f"labels run from {int(y.min())} to {int(y.max())}; "
+                                 f"wanted 0..{self.classes - 1}, or {self.classes} for no label")  # fmt: skip
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, each with its attention (or none), and the way to the next resolution (or none)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks, self.attention = nn.ModuleList(), nn.ModuleList()
+        self.resample: nn.Module | None = None
+
+
+class TimeEmbedding(nn.Module):
+    """t -> (sin, cos) at `width` / 2 frequencies from 1 down to 1/10000 -> Linear, swish, Linear: (B,) -> (B, E)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+        self.linear_1, self.linear_2 = linear(width, 4 * width), linear(4 * width, 4 * width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        half = self.width // 2
+        frequency = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000) / (half - 1)))
+        # The only t - 1 in the package: published weights were trained on times 0..T-1.
+        angle = rearrange(t - 1, "b -> b 1") * frequency  # (B, half)
+        emb = torch.cat([angle.sin(), angle.cos()], dim=1).to(self.linear_1.weight.dtype)  # (B, width)
+        return self.linear_2(F.silu(self.linear_1(emb)))
+
+
+class ResBlock(nn.Module):
+    """norm - swish - conv, plus the time; norm - swish - dropout - conv; plus the input: (B, C, H, W) -> (B, out, H, W)."""
+
+    def __init__(self, channels: int, out: int, embedding: int, dropout: float):
+        super().__init__()
+        self.norm_1, self.conv_1 = norm(channels), conv3x3(channels, out)
+        self.embed = linear(embedding, out)
+        self.norm_2, self.conv_2 = norm(out), conv3x3(out, out, scale=0.0)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = nn.Identity() if channels == out else conv1x1(channels, out)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv_1(F.silu(self.norm_1(x)))  # (B, out, H, W)
+        h = h + rearrange(self.embed(emb), "b c -> b c 1 1")
+        h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
+        return self.shortcut(x) + h
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels, one head: softmax(q k^T / sqrt(C)) v, added to the input. (B, C, H, W) -> the same."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = norm(channels)
+        self.q, self.k, self.v = linear(channels, channels), linear(channels, channels), linear(channels, channels)
+        self.out = linear(channels, channels, scale=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = rearrange(self.norm(x), "b c h w -> b (h w) c")  # one token a pixel
+        h = F.scaled_dot_product_attention(self.q(tokens), self.k(tokens), self.v(tokens))  # (B, HW, C)
+        return x + rearrange(self.out(h), "b (h w) c -> b c h w", h=x.shape[2])
+
+
+class Downsample(nn.Module):
+    """A 3 x 3 convolution with stride 2. Padded at the bottom and right only, as the published weights expect."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = conv3x3(channels, channels, stride=2, padding=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # (B, C, H/2, W/2)
+
+
+class Upsample(nn.Module):
+    """Every pixel becomes 2 x 2 pixels, then a 3 x 3 convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = conv3x3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (B, C, 2H, 2W)
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, channels, eps=1e-6)
+
+
+def conv3x3(channels: int, out: int, scale: float = 1.0, stride: int = 1, padding: int = 1) -> nn.Conv2d:
+    return initialise(nn.Conv2d(channels, out, 3, stride, padding), scale)
+
+
+def conv1x1(channels: int, out: int) -> nn.Conv2d:
+    return initialise(nn.Conv2d(channels, out, 1), 1.0)
+
+
+def linear(channels: int, out: int, scale: float = 1.0) -> nn.Linear:
+    return initialise(nn.Linear(channels, out), scale)
+
+
+def initialise(layer, scale: float):
+    """Xavier uniform with variance `scale`; scale 0 stands for 1e-10, "almost zero": the layer starts as if it were not there."""
+    nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _check_sizes(image_size, channels, width, multipliers, blocks, attention, dropout, classes) -> None:
+    levels = len(multipliers)
+    if levels < 1 or blocks < 1 or channels < 1 or min(multipliers) < 1:
+        raise ValueError(f"multipliers = {multipliers}, blocks = {blocks}, channels = {channels}; wanted at least one, each at least 1")
+    if width < 32 or width % 32:
+        raise ValueError(f"width = {width}; wanted a multiple of 32, because GroupNorm has 32 groups")
+    if image_size < 1 or image_size % 2 ** (levels - 1):
+        halvings = (image_size & -image_size).bit_length() - 1 if image_size > 0 else 0
+        raise ValueError(f"image_size = {image_size} cannot be halved {levels - 1} times, as {levels} multipliers ask; "
+                         f"wanted at most {halvings + 1} multipliers, such as {(1, 2, 2, 2, 2)[: halvings + 1]}, or padded images")  # fmt: skip
+    sides = [image_size // 2**i for i in range(levels)]
+    if missing := [a for a in attention if a not in sides]:
+        raise ValueError(f"attention at side {missing} but the levels have sides {sides}; wanted some of these, or () for none")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout = {dropout}; wanted a probability, 0 <= dropout < 1")
+    if classes is not None and classes < 1:
+        raise ValueError(f"classes = {classes}; wanted None or the number of labels")
+
+
+def cifar10_unet() -> UNet:
+    """The paper's CIFAR-10 network: 35,746,307 parameters. (Appendix B)"""
+    return UNet()
