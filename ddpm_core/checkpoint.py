@@ -11,6 +11,7 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,14 +54,15 @@ def save_checkpoint(path: str | Path, model: nn.Module, schedule: Schedule, *, s
         "beta": schedule.beta[1:].tolist(),
         "info": info or {},
     }
-    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    text = json.dumps(about, indent=1) + "\n"
+    partial, old = path.with_name(f".{path.name}.partial"), _old(path)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_file(_plain(model.state_dict()), partial / "weights.safetensors")
         if training is not None:
             save_file(_plain(training), partial / "training.safetensors")
-        (partial / "checkpoint.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        (partial / "checkpoint.json").write_text(text, encoding="utf-8")
         for file in partial.glob("*.safetensors"):
             file.chmod((partial / "checkpoint.json").stat().st_mode)  # safetensors makes them private to their owner
         for file in [*partial.iterdir(), partial]:
@@ -69,13 +71,14 @@ def save_checkpoint(path: str | Path, model: nn.Module, schedule: Schedule, *, s
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
         partial.rename(path)
-        _flush(path.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         if old.exists() and not path.exists():
             old.rename(path)
         raise OSError(f"the checkpoint {path} could not be written ({error}); what was there before is untouched. "
                       "Free some space or choose another folder") from error  # fmt: skip
+    with suppress(OSError):  # all of it is written by now; some file systems cannot flush a folder
+        _flush(path.parent)
     shutil.rmtree(old, ignore_errors=True)
     return path
 
@@ -90,7 +93,7 @@ def load_checkpoint(path: str | Path, *, model: nn.Module | None = None, trainin
     folder = find_checkpoint(path)
     try:
         about = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / 'checkpoint.json'} is not JSON ({error}); the checkpoint is damaged: take another copy") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else type(about).__name__
@@ -104,13 +107,13 @@ def load_checkpoint(path: str | Path, *, model: nn.Module | None = None, trainin
             if kind != "UNet":
                 raise ValueError(f"it holds a {kind}; pass model= with such a network to load it")
             model = UNet(**network)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last: more weights than fit into memory
         raise ValueError(f"{folder / 'checkpoint.json'} does not describe a model: {error}") from error
     weights = _read(folder / "weights.safetensors")
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"the weights in {folder} do not fit the model: {str(error)[:500]}") from error
+        raise ValueError(f"the weights in {folder} do not fit the model: {' '.join(str(error).split())[:500]}") from error
     extra = _read(folder / "training.safetensors") if training else None
     return Checkpoint(model.to(device).eval(), schedule, step, info, extra, folder)
 
@@ -121,12 +124,17 @@ def find_checkpoint(path: str | Path) -> Path:
     if path.is_file():
         raise ValueError(f"{path} is a file; wanted a folder with checkpoint.json and weights.safetensors. "
                          "Pickled weights (.pt, .ckpt, .bin) can run code when they are read, so ddpm_core never reads them")  # fmt: skip
-    if (path / "checkpoint.json").is_file():
-        return path
+    for folder in (path, _old(path)):  # the latter, if the process was killed between the two renames of save_checkpoint
+        if (folder / "checkpoint.json").is_file():
+            return folder
     complete = sorted(folder for folder in path.glob("step-*") if (folder / "checkpoint.json").is_file())
     if not complete:
         raise FileNotFoundError(f"no checkpoint in {path}; wanted a folder with checkpoint.json, as `ddpm train --out {path}` makes it")
     return complete[-1]
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -139,8 +147,8 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU copies: safetensors stores neither strides nor devices."""
-    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    """Contiguous CPU copies: safetensors stores neither strides nor devices, nor two names of one memory."""
+    return {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 
 def _flush(path: Path) -> None:

@@ -64,7 +64,9 @@ def _train(o: argparse.Namespace) -> int:
     if o.unconditional:
         labels = None
     classes = None if labels is None else int(labels.max()) + 1
-    _, channels, side, _ = images.shape
+    _, channels, side, other = images.shape
+    if side != other:
+        raise ValueError(f"the images are {other} x {side} pixels; wanted square ones: crop or pad them first")
     torch.manual_seed(o.seed)  # of the initial weights
     if o.paper:
         model = cifar10_unet()
@@ -106,6 +108,7 @@ def _sample(o: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(o.checkpoint, device=choose_device(o.device))
     model = checkpoint.model
     channels, side = model.config["channels"], model.config["image_size"]
+    o.out.parent.mkdir(parents=True, exist_ok=True)
     labels = _labels(o.labels, checkpoint.info.get("classes"), model.classes, o.n)
     images = []
     for first in range(0, o.n, o.batch_size):
@@ -114,7 +117,6 @@ def _sample(o: argparse.Namespace) -> int:
                    clip_x0=not o.no_clip, generator=[torch.Generator().manual_seed(mix(o.seed, "image", i)) for i in chosen],
                    labels=None if labels is None else labels[first : chosen[-1] + 1], guidance=o.guidance, progress=True)  # fmt: skip
         images.append(to_uint8(x).cpu())
-    o.out.parent.mkdir(parents=True, exist_ok=True)
     partial = o.out.with_name(f".{o.out.name}.partial")
     Image.fromarray(image_grid(torch.cat(images), o.columns)).save(partial, "PNG")
     partial.replace(o.out)

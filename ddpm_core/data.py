@@ -35,6 +35,8 @@ def load_images(name: str, split: str = "train") -> tuple[Tensor, Tensor | None]
     """
     if split not in ("train", "test"):
         raise ValueError(f'split = {split!r}; wanted "train" or "test"')
+    if not isinstance(name, str):
+        raise TypeError(f"name is {_kind(name)}; wanted a string, such as \"fashion-mnist\" or \"folder:<path>\"")
     if name == "fashion-mnist":
         return _fashion_mnist(split)
     if name == "digits":
@@ -51,14 +53,14 @@ def load_images(name: str, split: str = "train") -> tuple[Tensor, Tensor | None]
 def to_model_range(images: Tensor) -> Tensor:
     """uint8 [0, 255] -> float32 [-1, 1]: x / 127.5 - 1, the scaling of the paper's section 3.3."""
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        raise TypeError(f"images have dtype {getattr(images, 'dtype', type(images).__name__)}; wanted uint8, 0 to 255")
+        raise TypeError(f"images are {_kind(images)}; wanted a uint8 tensor, 0 to 255")
     return images.to(torch.float32) / 127.5 - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:
     """float [-1, 1] -> uint8 [0, 255], rounded and clamped; the exact inverse of to_model_range on the 8-bit grid."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"x has dtype {getattr(x, 'dtype', type(x).__name__)}; wanted floats in [-1, 1]")
+        raise TypeError(f"x is {_kind(x)}; wanted a tensor of floats in [-1, 1]")
     if x.isnan().any():
         raise ValueError("x contains NaN; wanted floats in [-1, 1]. A model that answers NaN has usually diverged: lower its learning rate")
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -67,12 +69,18 @@ def to_uint8(x: Tensor) -> Tensor:
 def check_uint8_images(images: Tensor, labels: Tensor | None = None) -> None:
     """Raise unless images are uint8 (N, C, H, W) with N >= 1 and labels, if any, LongTensor (N,)."""
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        raise TypeError(f"images have dtype {getattr(images, 'dtype', type(images).__name__)}; wanted uint8 (N, C, H, W): "
+        raise TypeError(f"images are {_kind(images)}; wanted a uint8 tensor (N, C, H, W): "
                         "to_uint8() takes floats in [-1, 1] there")  # fmt: skip
     if images.ndim != 4 or not images.numel():
         raise ValueError(f"images have shape {tuple(images.shape)}; wanted (N, C, H, W) with at least one image")
+    if labels is not None and not isinstance(labels, Tensor):
+        raise TypeError(f"labels are {_kind(labels)}; wanted a LongTensor ({len(images)},)")
     if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
         raise ValueError(f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}; wanted a LongTensor ({len(images)},)")
+
+
+def _kind(x: object) -> str:
+    return f"a tensor of {x.dtype}" if isinstance(x, Tensor) else f"a {type(x).__module__}.{type(x).__name__}"
 
 
 def data_folder() -> Path:
@@ -89,7 +97,7 @@ def _fashion_mnist(split: str) -> tuple[Tensor, Tensor]:
     if not sums.is_file():
         raise FileNotFoundError(f"no Fashion-MNIST in {folder}; work in a clone of the repository, which contains it, "
                                 "or set DDPM_DATA to its data/ folder")  # fmt: skip
-    wanted = dict(reversed(line.split()) for line in sums.read_text().splitlines())
+    wanted = {line.split()[-1]: line.split()[0] for line in sums.read_text(errors="replace").splitlines() if line.strip()}
     stem = {"train": "train", "test": "t10k"}[split]
     images = _read_idx(folder / f"{stem}-images-idx3-ubyte.gz", wanted)
     labels = _read_idx(folder / f"{stem}-labels-idx1-ubyte.gz", wanted)
@@ -165,7 +173,8 @@ def _stack(pictures: list) -> Tensor:
     """(name, PIL image) pairs -> uint8 (N, C, H, W): grey if all are grey, colour otherwise."""
     import numpy as np
 
-    grey = all(picture.mode in ("L", "1", "I;16") for _, picture in pictures)
+    pictures = [(name, _eight_bit(picture)) for name, picture in pictures]
+    grey = all(picture.mode in ("L", "1") for _, picture in pictures)
     size = pictures[0][1].size
     for name, picture in pictures:
         if picture.size != size:
@@ -174,3 +183,11 @@ def _stack(pictures: list) -> Tensor:
     arrays = np.stack([np.asarray(picture.convert("L" if grey else "RGB")) for _, picture in pictures])
     tensor = torch.from_numpy(arrays)
     return tensor.unsqueeze(1) if grey else tensor.permute(0, 3, 1, 2).contiguous()
+
+
+def _eight_bit(picture):
+    """16-bit grey -> 8-bit grey with the same shades; PIL's own conversion turns everything above 255 to white."""
+    import numpy as np
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8)) if picture.mode.startswith("I;16") else picture

@@ -4,10 +4,12 @@
                       predictor at every t
     LinearChain       a reverse chain with linear means (Lab G): its joint, marginals, likelihood and bound in closed form
     EmpiricalData     finitely many images (Lab F): the ideal denoiser, a softmax over the training set
+    rewritten_bound   Eq. (16) for chains on finitely many states; exact_rewritten_bound is the same in Lab G
 
 All of it in float64. A mixture or a data set turns into a model (x_t, t) -> eps_hat with `.model(schedule)`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -178,6 +180,45 @@ def exact_bound(chain: LinearChain, schedule: Schedule, x0: Tensor) -> Tensor:
     precision = torch.linalg.inv(cov)
     expected = -(offset @ precision @ offset + (precision * spread).sum() + torch.logdet(2 * torch.pi * cov)) / 2
     return -q.entropy() - expected
+
+
+def exact_rewritten_bound(chain: LinearChain, schedule: Schedule, data: GaussianMixture) -> Tensor:
+    """Eq. (16) in Lab G: H(x_0), the E_q KL(q(x_{t-1} | x_t) || p_theta(x_{t-1} | x_t)) for t = 1..T, KL(q(x_T) || p(x_T)).
+
+    data  a Gaussian, as `gaussian` makes it: one component in the D dimensions of the chain
+    -> (T + 2,), nats, in this order; the sum is L of Eq. (3), averaged over x_0. H(x_0) is a differential entropy here.
+    """
+    D = data.means.shape[1]
+    eye, alpha_bar = torch.eye(D, dtype=torch.float64), schedule.alpha_bar
+    mean = alpha_bar.sqrt()[:, None] * data.means[0]  # of q(x_t), and its covariance
+    cov = alpha_bar[:, None, None] * data.covs[0] + (1 - alpha_bar)[:, None, None] * eye
+    terms = [torch.logdet(2 * math.pi * math.e * cov[0]) / 2]
+    for t in range(1, chain.T + 1):
+        gain = schedule.alpha[t].sqrt() * torch.linalg.solve(cov[t], cov[t - 1]).T  # q(x_{t-1} | x_t) has mean m_{t-1} + gain (x_t - m_t)
+        rest = cov[t - 1] - gain @ cov[t] @ gain.T  # and this covariance
+        miss, tilt = mean[t - 1] - chain.A[t] @ mean[t] - chain.b[t], gain - chain.A[t]
+        squares = miss @ miss + (tilt @ cov[t] @ tilt.T + rest).trace()
+        terms.append((squares / chain.var[t] - D + D * chain.var[t].log() - torch.logdet(rest)) / 2)
+    terms.append((mean[-1] @ mean[-1] + cov[-1].trace() - D - torch.logdet(cov[-1])) / 2)
+    return torch.stack(terms)
+
+
+def rewritten_bound(q0: Tensor, forward: Tensor, p_T: Tensor, reverse: Tensor) -> Tensor:
+    """Eq. (16): L = KL(q(x_T) || p(x_T)) + E_q sum_{t>=1} KL(q(x_{t-1} | x_t) || p_theta(x_{t-1} | x_t)) + H(x_0), for S states.
+
+    q0       (S,), the data                    forward  (T + 1, S, S), forward[t][i, j] = q(x_t = j | x_{t-1} = i)
+    p_T      (S,), where p_theta begins        reverse  (T + 1, S, S), reverse[t][j, i] = p_theta(x_{t-1} = i | x_t = j)
+    All float64; entry 0 of forward and reverse is not used; a row of a state that is never visited may be anything.
+    -> (T + 2,), nats: H(x_0), the E_q KL for t = 1..T, KL(q(x_T) || p(x_T)); the sum is L of Eq. (3), averaged over x_0
+    """
+    terms, q = [torch.special.entr(q0).sum()], q0
+    for t in range(1, len(forward)):
+        joint = (q[:, None] * forward[t]).T  # q(x_t, x_{t-1}), rows x_t
+        q = joint.sum(1)
+        backward = joint / torch.where(q > 0, q, 1.0)[:, None]  # q(x_{t-1} | x_t), by Bayes
+        terms.append((torch.xlogy(joint, backward) - torch.xlogy(joint, reverse[t])).sum())
+    terms.append((torch.xlogy(q, q) - torch.xlogy(q, p_T)).sum())
+    return torch.stack(terms)
 
 
 @dataclass(frozen=True)

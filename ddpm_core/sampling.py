@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor, nn
@@ -23,9 +24,10 @@ def sample(model: Model, schedule: Schedule, shape: Sequence[int], *, steps: int
     """
     from tqdm.auto import tqdm
 
+    shape = _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance)
     trajectory = sample_steps(model, schedule, shape, steps=steps, sampler=sampler, variance=variance, clip_x0=clip_x0,
                               generator=generator, x_T=x_T, labels=labels, guidance=guidance)  # fmt: skip
-    bar = tqdm(trajectory, total=(steps or schedule.T) + 1, unit="step", desc="sampling", disable=not progress, dynamic_ncols=True)
+    bar = tqdm(trajectory, total=(schedule.T if steps is None else steps) + 1, unit="step", desc="sampling", disable=not progress, dynamic_ncols=True)
     for _, x, _ in bar:
         pass
     return x
@@ -53,21 +55,17 @@ def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, step
 
     Raises ValueError or TypeError for arguments that do not fit.
     """
-    shape = tuple(shape)
-    _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance)
+    shape = _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance)
     device = _device_of(model, x_T, generator)
     if generator is None:
         generator = Generator()
         generator.seed()
     predict = _with_labels(model, labels, guidance, device)
-    times, schedule = respace(schedule, steps or schedule.T)
+    times, schedule = respace(schedule, schedule.T if steps is None else steps)
     var = schedule.beta if variance == "beta" else schedule.beta_tilde
 
     x = _normal(shape, generator, device) if x_T is None else x_T.to(device)
-    training = isinstance(model, nn.Module) and model.training
-    if training:
-        model.eval()
-    try:
+    with evaluating(model):
         for i in range(schedule.T, 0, -1):  # i counts the steps taken here, times[i] is the paper's t
             eps = predict(x, torch.full(shape[:1], times[i], device=device))
             if eps.shape != x.shape:
@@ -84,9 +82,6 @@ def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, step
                 if i > 1:  # the last step keeps the mean: z = 0 at t = 1
                     x = x + var[i].sqrt().to(x) * _normal(shape, generator, device)
         yield 0, x, x
-    finally:
-        if training:
-            model.train()
 
 
 def respace(schedule: Schedule, steps: int) -> tuple[list[int], Schedule]:
@@ -95,11 +90,26 @@ def respace(schedule: Schedule, steps: int) -> tuple[list[int], Schedule]:
     Its alpha_bar are the old ones at those times, so beta' = 1 - alpha_bar_t / alpha_bar_{t'}: by Eq. (4) the marginals stay.
     -> times, with times[0] = 0 and times[steps] = T, and a Schedule of that many steps
     """
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= schedule.T:
+        raise ValueError(f"steps = {steps!r}; wanted a whole number from 1 to T = {schedule.T}")
     if steps == schedule.T:
         return list(range(schedule.T + 1)), schedule
     times = [0, *torch.linspace(schedule.T, 1, steps, dtype=torch.float64).round().long().flip(0).tolist()]
     alpha_bar = schedule.alpha_bar[times]
     return times, Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """A Module and all its parts in eval mode inside; afterwards each part in its own mode from before."""
+    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
+    if modes:
+        model.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def _with_labels(model: Model, labels: Tensor | None, guidance: float, device: torch.device) -> Model:
@@ -130,10 +140,12 @@ def _device_of(model: Model, x_T: Tensor | None, generator: Generator | Sequence
     return generator.device if isinstance(generator, Generator) else torch.device("cpu")
 
 
-def _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance) -> None:
+def _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance) -> tuple[int, ...]:
+    """Raise for arguments of `sample_steps` that do not fit; returns the shape as a tuple."""
     if not isinstance(schedule, Schedule):
         raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")
-    if not shape or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
+    shape = tuple(shape) if isinstance(shape, Sequence) else shape
+    if not isinstance(shape, tuple) or not shape or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
         raise ValueError(f"shape = {shape}; wanted whole numbers, at least 1, such as (16, 1, 28, 28)")
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= schedule.T):
         raise ValueError(f"steps = {steps!r}; wanted None, or a whole number from 1 to T = {schedule.T}")
@@ -141,11 +153,18 @@ def _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, gu
         raise ValueError(f'sampler = {sampler!r}; wanted "ddpm" or "ddim"')
     if variance not in ("beta", "beta_tilde"):
         raise ValueError(f'variance = {variance!r}; wanted "beta" or "beta_tilde"')
-    if x_T is not None and (not x_T.is_floating_point() or tuple(x_T.shape) != shape):
-        raise ValueError(f"x_T has shape {tuple(x_T.shape)} and dtype {x_T.dtype}; wanted floats of shape {shape}")
-    if generator is not None and not isinstance(generator, Generator) and len(generator) != shape[0]:
-        raise ValueError(f"{len(generator)} generators for {shape[0]} images; wanted one, or one for each image")
+    if x_T is not None and (not isinstance(x_T, Tensor) or not x_T.is_floating_point() or tuple(x_T.shape) != shape):
+        given = f"shape {tuple(x_T.shape)} and dtype {x_T.dtype}" if isinstance(x_T, Tensor) else f"type {type(x_T).__name__}"
+        raise ValueError(f"x_T has {given}; wanted floats of shape {shape}")
+    if generator is not None and not isinstance(generator, Generator):
+        if not isinstance(generator, (list, tuple)) or not all(isinstance(one, Generator) for one in generator):
+            raise TypeError(f"generator = {generator!r}; wanted a torch.Generator, such as torch.Generator().manual_seed(0), or a list of them")
+        if len(generator) != shape[0]:
+            raise ValueError(f"{len(generator)} generators for {shape[0]} images; wanted one, or one for each image")
+    if labels is not None and not isinstance(labels, Tensor):
+        raise TypeError(f"labels are a {type(labels).__name__}; wanted a LongTensor ({shape[0]},), such as torch.tensor([0, 1])")
     if labels is not None and (labels.dtype != torch.int64 or labels.shape != shape[:1]):
         raise ValueError(f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}; wanted a LongTensor ({shape[0]},)")
     if guidance and labels is None:
         raise ValueError(f"guidance = {guidance} needs labels to be guided to; pass labels=")
+    return shape

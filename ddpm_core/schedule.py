@@ -27,12 +27,15 @@ class Schedule:
     beta: Tensor
 
     def __post_init__(self) -> None:
-        beta = torch.as_tensor(self.beta, dtype=torch.float64).detach().clone()
+        try:
+            beta = torch.as_tensor(self.beta, dtype=torch.float64).detach().to("cpu", copy=True)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"beta is a {type(self.beta).__name__} that makes no tensor ({error}); wanted numbers, beta_1 to beta_T") from error
         if beta.ndim != 1 or beta.numel() == 0:
             raise ValueError(f"beta has shape {tuple(beta.shape)}; wanted one dimension with T entries, beta_1 to beta_T")
         if beta[0] != 0:
             beta = torch.cat([beta.new_zeros(1), beta])
-        inside = (beta[1:] > 0) & (beta[1:] < 1)
+        inside = (1 - beta[1:] < 1) & (beta[1:] < 1)  # in float64: 1 - 1e-17 is 1, which is no step
         if beta.numel() == 1 or not inside.all():
             raise ValueError(
                 f"every beta_t must lie strictly between 0 and 1 (a variance that keeps some of the image); got {beta[1:].tolist()[:8]}"
@@ -40,6 +43,8 @@ class Schedule:
         object.__setattr__(self, "beta", beta)
         object.__setattr__(self, "alpha", 1 - beta)
         object.__setattr__(self, "alpha_bar", torch.cumprod(1 - beta, dim=0))
+        if self.alpha_bar[-1] == 0:
+            raise ValueError(f"these {beta.numel() - 1} steps leave alpha_bar_T = 0 in float64, by which Eq. (15) divides; wanted fewer or smaller beta")
         before = torch.cat([beta.new_ones(1), self.alpha_bar[:-1]])
         beta_tilde = (1 - before) / (1 - self.alpha_bar) * beta
         beta_tilde[0] = 0.0  # 0/0 above: there is no step into t = 0
@@ -61,6 +66,8 @@ class Schedule:
 def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
     """The paper's schedule: beta_t grows linearly from beta_1 to beta_T. (Section 4)"""
     _check_steps(T)
+    if not (0 < beta_1 < 1 and 0 < beta_T < 1):
+        raise ValueError(f"beta_1 = {beta_1}, beta_T = {beta_T}; wanted both strictly between 0 and 1 (the paper: 1e-4 and 0.02)")
     return Schedule(torch.linspace(beta_1, beta_T, T, dtype=torch.float64))
 
 
@@ -101,4 +108,4 @@ def at(coefficient: Tensor, t: int | Tensor, x: Tensor) -> Tensor:
     if isinstance(t, int):
         return coefficient[t].to(dtype=x.dtype).to(x.device)
     table = coefficient.to(dtype=x.dtype).to(x.device)
-    return table[t.to(x.device)].reshape(-1, *[1] * (x.ndim - 1))
+    return table[t.to(x.device).flatten()].reshape(-1, *[1] * (x.ndim - 1))

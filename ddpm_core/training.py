@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .bound import simple_loss
-from .checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
 from .data import check_uint8_images, to_model_range
 from .schedule import Schedule
 
@@ -62,18 +62,23 @@ def train(model: nn.Module, schedule: Schedule, images: Tensor | Iterable, label
     Ctrl-C finishes the step, writes a checkpoint (if there is `out`) and raises KeyboardInterrupt; the caller's random state is
     left alone. Raises TypeError or ValueError for images, labels or settings that do not fit, before anything is written.
     """
-    _check_settings(steps=steps, batch_size=batch_size, lr=lr, ema=ema, warmup=warmup, decay=decay, save_every=save_every, log_every=log_every)
+    _check_settings(steps=steps, batch_size=batch_size, lr=lr, ema=ema, warmup=warmup, decay=decay, save_every=save_every, log_every=log_every,
+                    drop_label=drop_label)  # fmt: skip
     if isinstance(images, Tensor):
         check_uint8_images(images, labels)
+        if labels is not None:
+            _check_labels(labels, getattr(model, "classes", None))
+    elif labels is not None:
+        raise ValueError("labels were given beside a loader; wanted a loader of pairs (images, labels), or both as tensors")
     device, precision = choose_device(device), choose_precision(precision, choose_device(device))
     settings = dict(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, decay=decay, ema=ema, flip=flip, drop_label=drop_label,
                     precision=precision, seed=seed)  # fmt: skip
     out = Path(out) if out is not None else None
-    state = start(model, device, precision, lr)
+    state, unlogged = start(model, device, precision, lr), (0.0, 0)
     if resume:
         if out is None:
             raise ValueError("resume=True needs out=, the folder of the run to go on with")
-        restore(state, out)
+        unlogged = restore(state, out, schedule).info.get("unlogged", unlogged)
     elif out is not None and any(out.glob("step-*")):
         raise ValueError(f"{out} already holds a run ({find_checkpoint(out).name}); go on with resume=True, or choose another folder")
 
@@ -84,21 +89,24 @@ def train(model: nn.Module, schedule: Schedule, images: Tensor | Iterable, label
     log = Log(out, state.step)
     run = training_steps(state, schedule, batches, steps=steps, lr=lr, warmup=warmup, decay=decay, ema=ema, flip=flip,
                          drop_label=drop_label, precision=precision, seed=seed)  # fmt: skip
-    losses = torch.zeros((), device=device)
+    losses, count = torch.tensor(unlogged[0], device=device), unlogged[1]  # summed since the last line of the log
     with _interrupt() as interrupted, _bar(progress, state.step, steps) as bar:
         for state in run:
-            losses += state.loss
+            losses, count = losses + state.loss, count + 1
             bar.update()
-            if state.step % log_every == 0:
-                loss = losses.item() / log_every
-                losses.zero_()
+            saving = out is not None and (state.step % save_every == 0 or state.step == steps or interrupted)
+            if saving or state.step % log_every == 0:
+                loss = losses.item() / count
                 if not math.isfinite(loss):
                     raise ValueError(f"the loss is {loss} at step {state.step}; the newest checkpoint is untouched. Lower lr, or use "
                                      'precision="float32"')  # fmt: skip
+            if state.step % log_every == 0:
                 log.write(step=state.step, loss=loss, lr=state.optimizer.param_groups[0]["lr"])
                 bar.set_postfix_str(f"loss {loss:.4f}")
-            if out is not None and (state.step % save_every == 0 or state.step == steps or interrupted):
-                save(state, schedule, out, {**(info or {}), "training": settings, "seconds": round(log.seconds())})
+                losses, count = torch.zeros_like(losses), 0
+            if saving:
+                about = {"training": settings, "seconds": round(log.seconds()), "unlogged": [losses.item(), count]}
+                save(state, schedule, out, {**(info or {}), **about})
             if interrupted:
                 raise KeyboardInterrupt(f"stopped after step {state.step}" + (f"; go on with resume=True from {out}" if out else ""))
     return state.ema
@@ -135,9 +143,11 @@ def training_steps(state: TrainingState, schedule: Schedule, batches: Iterator[t
             state.scaler.update()
 
         # Departure: the average starts short and lengthens to `ema`; at a constant 0.9999 it would still hold more than a third
-        # of the random initial weights after 10,000 steps. Only parameters are averaged.
+        # of the random initial weights after 10,000 steps. Only parameters are averaged; buffers are copied.
         n = state.step
         get_ema_multi_avg_fn(min(ema, (1 + n) / (10 + n)))(average, weights, n)
+        for kept, buffer in zip(state.ema.buffers(), model.buffers()):
+            kept.copy_(buffer)
         state.step += 1
         state.loss = state.loss.detach()
         yield state
@@ -200,15 +210,17 @@ def save(state: TrainingState, schedule: Schedule, out: Path, info: dict) -> Pat
             tensors[f"adam.{key}.{name}"] = value
     info = {**info, "scaler": state.scaler.state_dict()}
     folder = save_checkpoint(out / f"step-{state.step:08d}", state.ema, schedule, step=state.step, info=info, training=tensors)
-    for older in out.glob("step-*"):
+    for older in [*out.glob("step-*"), *out.glob(".step-*")]:  # the latter, with a dot, are what a kill left half-written
         if older.name < folder.name:
             shutil.rmtree(older, ignore_errors=True)
     return folder
 
 
-def restore(state: TrainingState, out: Path) -> None:
+def restore(state: TrainingState, out: Path, schedule: Schedule) -> Checkpoint:
     """Set `state` to the newest checkpoint in `out`. Raises FileNotFoundError, or ValueError if it does not fit."""
     checkpoint = load_checkpoint(out, model=state.ema, training=True, device=next(state.model.parameters()).device)
+    if not torch.equal(checkpoint.schedule.beta, schedule.beta):
+        raise ValueError(f"{checkpoint.path} was trained with {checkpoint.schedule}; wanted the same schedule to go on with, got {schedule}")
     tensors = checkpoint.training or {}
     try:
         state.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
@@ -218,32 +230,35 @@ def restore(state: TrainingState, out: Path) -> None:
                 key: value.to(parameter.device, copy=True).reshape(() if key == "step" else parameter.shape) for key, value in moments.items()
             }
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{checkpoint.path} cannot be resumed with this model: {str(error)[:500]}") from error
+        raise ValueError(f"{checkpoint.path} cannot be resumed with this model: {' '.join(str(error).split())[:500]}") from error
     if checkpoint.info.get("scaler"):
         state.scaler.load_state_dict(checkpoint.info["scaler"])
     state.step = checkpoint.step
+    return checkpoint
 
 
 class Log:
     """log.jsonl in the folder of a run; on resuming, lines after the checkpoint are dropped and the clock goes on."""
 
     def __init__(self, out: Path | None, step: int):
-        self.file, earlier = (out / "log.jsonl" if out else None), 0.0
-        if self.file is not None:
-            kept = [line for line in read_log(self.file) if line["step"] <= step] if step and self.file.exists() else []
-            earlier = kept[-1]["seconds"] if kept else 0.0
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            self.file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self.began = time.monotonic() - earlier
+        self.file = out / "log.jsonl" if out else None
+        lines = read_log(self.file) if self.file is not None and step and self.file.exists() else []
+        self.kept: list | None = [line for line in lines if line["step"] <= step]
+        self.began = time.monotonic() - (self.kept[-1]["seconds"] if self.kept else 0.0)
 
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
     def write(self, step: int, loss: float, lr: float) -> None:
-        if self.file is not None:
-            line = dict(step=step, loss=round(loss, 6), lr=lr, seconds=round(self.seconds(), 1))
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+        if self.file is None:
+            return
+        if self.kept is not None:  # not before there is something to say: a run that fails at once leaves no trace
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.file.write_text("".join(json.dumps(line) + "\n" for line in self.kept), encoding="utf-8")
+            self.kept = None
+        line = dict(step=step, loss=round(loss, 6), lr=lr, seconds=round(self.seconds(), 1))
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def read_log(file: str | Path) -> list[dict]:
@@ -255,7 +270,11 @@ def read_log(file: str | Path) -> list[dict]:
 def choose_device(device: str | torch.device = "auto") -> torch.device:
     """ "auto" is CUDA if there is one, else MPS, else CPU; anything else is what torch.device makes of it."""
     if device != "auto":
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f'device = {device!r} cannot be used here ({str(error).splitlines()[0][:200]}); '
+                             'wanted "auto", "cpu", "cuda", "cuda:1" or "mps"') from error  # fmt: skip
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -278,11 +297,20 @@ def _check_settings(**settings: float) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise TypeError(f"{name} = {value!r}; wanted a number")
         if name in ("lr", "batch_size", "save_every", "log_every") and value <= 0 or value < 0:
-            raise ValueError(f"{name} = {value}; wanted {'more than 0' if name not in ('steps', 'warmup', 'decay', 'ema') else 'at least 0'}")
-        if name not in ("lr", "ema") and value != int(value):
+            raise ValueError(f"{name} = {value}; wanted {'more than 0' if name not in ('steps', 'warmup', 'decay', 'ema', 'drop_label') else 'at least 0'}")
+        if name not in ("lr", "ema", "drop_label") and value != int(value):
             raise ValueError(f"{name} = {value}; wanted a whole number")
+    if settings["drop_label"] > 1:
+        raise ValueError(f"drop_label = {settings['drop_label']}; wanted a probability, 0 <= drop_label <= 1")
     if settings["ema"] >= 1:
         raise ValueError(f"ema = {settings['ema']}; wanted 0 <= ema < 1 (the paper: 0.9999)")
+
+
+def _check_labels(labels: Tensor, classes: int | None) -> None:
+    if classes is None:
+        raise ValueError("labels were given for a model without classes; build it with UNet(classes=...), or leave the labels out")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}; wanted 0..{classes - 1} for a model with {classes} classes")
 
 
 def mix(*parts: object) -> int:

@@ -91,7 +91,7 @@ class UNet(nn.Module):
         t = torch.full((len(x),), t, device=x.device) if isinstance(t, int) else t.to(x.device).expand(len(x))
         emb = self.embed_time(t)  # (B, E)
         if self.embed_label is not None:
-            emb = emb + self.embed_label(torch.full_like(t, self.classes) if y is None else y)  # (B, E)
+            emb = emb + self.embed_label(torch.full_like(t, self.classes) if y is None else y.to(x.device))  # (B, E)
         emb = F.silu(emb)
 
         h = self.conv_in(x)  # (B, width, H, W)
@@ -130,6 +130,8 @@ class UNet(nn.Module):
         if y is not None:
             if self.classes is None:
                 raise ValueError("labels were given to a model without classes; build it with UNet(classes=...)")
+            if not isinstance(y, Tensor):
+                raise TypeError(f"labels are a {type(y).__name__}; wanted a LongTensor ({len(x)},)")
             if y.shape != (len(x),) or y.dtype != torch.int64:
                 raise ValueError(f"labels have shape {tuple(y.shape)} and dtype {y.dtype}; wanted a LongTensor ({len(x)},)")
             if y.device.type == "cpu" and len(y) and not (0 <= int(y.min()) and int(y.max()) <= self.classes):

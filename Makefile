@@ -1,0 +1,36 @@
+# `make book` and `make test` need git, Python 3.11 or newer and make, and nothing else. `make` alone lists the verbs.
+
+# The first Python on the path that is new enough; without one, set-up says so.
+PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done),python3)
+BIN := .venv/bin
+
+# One thread a kernel: two notebooks then share two cores, and sums are taken in one order wherever the tests run.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test execute lock clean
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## /make \1:/p' Makefile | while IFS=: read verb what; do printf '%-14s%s\n' "$$verb" "$$what"; done
+
+setup:
+	@command -v $(PYTHON) >/dev/null || { echo "set-up: no Python found; install Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) book/_tools/setup_env.py
+
+# Always from nothing: a page taken out of the contents would stay, and a page not written anew shows its warning only once.
+book: setup  ## build the book from its stored outputs, strictly: a warning is an error
+	@rm -rf _build/html _build/.doctrees
+	@$(BIN)/jupyter-book build . -W --keep-going -q
+
+test: book  ## run everything: the notebooks, the package's tests, the built site's
+	@BOOK_SITE=required TQDM_DISABLE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+execute: setup  ## run the notebooks that changed and store their outputs
+	@TQDM_DISABLE=1 $(BIN)/python book/_tools/execute.py
+
+lock: setup  ## resolve pyproject.toml anew and write constraints.txt
+	@$(PYTHON) book/_tools/setup_env.py lock
+
+clean:  ## remove the built book and the environment
+	rm -rf _build .venv *.egg-info .pytest_cache

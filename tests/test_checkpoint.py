@@ -1,0 +1,251 @@
+import errno
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ddpm_core import UNet, checkpoint, linear_schedule, load_checkpoint, save_checkpoint
+from laboratory import Scale, randomise, small_unet
+
+S = linear_schedule(10, 0.01, 0.2)
+
+
+def saved(path: Path, seed: int = 1, **kwargs) -> UNet:
+    model = randomise(small_unet(classes=2), seed)
+    save_checkpoint(path, model, S, step=seed, **kwargs)
+    return model
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_round_trip(tmp_path):
+    model = saved(tmp_path / "c", info={"a": [1, None, "é"]}, training={"x": torch.arange(6).view(2, 3).T})
+    got = load_checkpoint(tmp_path / "c")
+    assert same(got.model, model) and got.model.config == model.config and not got.model.training
+    assert torch.equal(got.schedule.beta, S.beta)  # float64, to the bit, through JSON
+    assert got.step == 1 and got.info == {"a": [1, None, "é"]} and got.path == tmp_path / "c" and got.training is None
+    assert load_checkpoint(tmp_path / "c", training=True).training["x"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["checkpoint.json", "training.safetensors", "weights.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c"]
+
+
+def test_others_can_read_what_was_written_as_far_as_the_umask_allows(tmp_path):
+    saved(tmp_path / "c")
+    assert len({p.stat().st_mode for p in (tmp_path / "c").iterdir()}) == 1
+
+
+def test_saving_again_replaces_it_and_leaves_nothing_behind(tmp_path):
+    saved(tmp_path / "c", 1)
+    second = saved(tmp_path / "c", 2)
+    assert load_checkpoint(tmp_path / "c").step == 2 and same(load_checkpoint(tmp_path / "c").model, second)
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_network_of_ones_own(tmp_path):
+    save_checkpoint(tmp_path / "c", Scale(0.25), S)
+    assert load_checkpoint(tmp_path / "c", model=Scale(0.0)).model.a == 0.25
+    with pytest.raises(ValueError, match="it holds a Scale; pass model="):
+        load_checkpoint(tmp_path / "c")
+    with pytest.raises(ValueError, match="do not fit the model"):
+        load_checkpoint(tmp_path / "c", model=small_unet())
+
+
+def test_weights_shared_by_two_layers(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    save_checkpoint(tmp_path / "c", model, S, training={"whole": torch.arange(4.0), "part": torch.arange(4.0)[1:]})
+    assert same(load_checkpoint(tmp_path / "c", model=nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))).model, model)
+
+
+def test_the_newest_complete_checkpoint_of_a_run(tmp_path):
+    for n in (5, 900, 1000):
+        saved(tmp_path / f"step-{n:08d}", n)
+    (tmp_path / "step-00002000").mkdir()  # without checkpoint.json
+    shutil.copytree(tmp_path / "step-00000005", tmp_path / ".step-00003000.partial")
+    assert load_checkpoint(tmp_path).step == 1000
+    assert load_checkpoint(tmp_path / "step-00000005").step == 5
+
+
+STAGES = [("save_file", 1), ("save_file", 2), ("write_text", 1), ("fsync", 1), ("fsync", 2), ("fsync", 3), ("fsync", 4), ("rename", 1),
+          ("rename", 2), ("mkdir", 1), ("chmod", 1)]  # fmt: skip
+
+
+@pytest.fixture(params=STAGES, ids=lambda s: f"{s[0]} {s[1]}")
+def failing(request, monkeypatch):
+    """Makes one call of one stage of writing raise, the n-th of its kind, after doing half of its work where it can."""
+    name, n = request.param
+
+    def break_with(error):
+        owner = {"save_file": checkpoint, "fsync": os}.get(name, Path)
+        right, calls = getattr(owner, name), []
+
+        def wrong(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == n:
+                if name == "save_file":
+                    Path(args[1]).write_bytes(b"half of the file")
+                raise error
+            return right(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, wrong)
+        return calls
+
+    break_with.n = n
+    return break_with
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["disk full", "Ctrl-C"])
+def test_whatever_fails_a_whole_checkpoint_remains(tmp_path, failing, error, monkeypatch):
+    models = {1: saved(tmp_path / "c", 1)}
+    models[2] = randomise(small_unet(classes=2), 2)
+    calls = failing(error)
+    with pytest.raises(OSError if isinstance(error, OSError) else KeyboardInterrupt) as raised:
+        save_checkpoint(tmp_path / "c", models[2], S, step=2, training={"x": torch.ones(1)})
+    monkeypatch.undo()
+    assert len(calls) >= failing.n
+    got = load_checkpoint(tmp_path / "c")
+    assert same(got.model, models[got.step])
+    if isinstance(error, OSError):
+        assert "could not be written" in str(raised.value) and "No space left" in str(raised.value)
+        assert [p.name for p in tmp_path.iterdir()] == ["c"]
+        assert got.step == 1
+    save_checkpoint(tmp_path / "c", models[2], S, step=2)  # and the next time it works
+    assert load_checkpoint(tmp_path / "c").step == 2 and [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_whatever_fails_nothing_half_written_gets_the_name(tmp_path, failing, monkeypatch):
+    calls = failing(OSError(errno.ENOSPC, "No space left on device"))
+    try:
+        save_checkpoint(tmp_path / "c", small_unet(), S, training={"x": torch.ones(1)})
+    except OSError:
+        assert calls
+        monkeypatch.undo()
+        assert list(tmp_path.iterdir()) == []
+    else:  # the stage belongs to replacing only
+        assert len(calls) < failing.n
+
+
+def test_a_folder_that_cannot_be_flushed_is_written_all_the_same(tmp_path, monkeypatch):
+    right = os.open
+
+    def refuse():
+        raise PermissionError(errno.EACCES, "a folder cannot be opened here")
+
+    monkeypatch.setattr(os, "open", lambda path, *args, **kwargs: refuse() if path == tmp_path else right(path, *args, **kwargs))
+    model = saved(tmp_path / "c")
+    monkeypatch.undo()
+    assert same(load_checkpoint(tmp_path / "c").model, model)
+
+
+def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(TypeError, match="JSON"):
+        save_checkpoint(tmp_path / "c", small_unet(), S, info={"a": {1, 2}})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="could not be written"):
+        saved(tmp_path / "file" / "c")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "training.safetensors"])
+@pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, 0.5, -1])
+def test_truncated_anywhere(tmp_path, name, keep):
+    saved(tmp_path / "c", training={"x": torch.ones(100)})
+    file = tmp_path / "c" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(ValueError, match=f"{name}.*truncated or no safetensors file.*take another copy"):
+        load_checkpoint(tmp_path / "c", training=True)
+
+
+@pytest.mark.parametrize("content, phrase", [
+    (b"", "is not JSON"),
+    (b'{"format": "ddpm_co', "is not JSON"),
+    (b"\xff\xfe\x00", "is not JSON"),
+    (b"[" * 100_000, "is not JSON"),
+    (b"[1, 2]", "says format 'list'"),
+    (b'{"step": 1}', "says format None"),
+    (b'{"format": "somebody else\'s 7"}', "wanted 'ddpm_core checkpoint 1'"),
+    (b'{"format": "ddpm_core checkpoint 1"}', "does not describe a model"),
+], ids=lambda v: None if isinstance(v, str) else str(v[:20]))  # fmt: skip
+def test_a_foreign_or_damaged_json(tmp_path, content, phrase):
+    saved(tmp_path / "c")
+    (tmp_path / "c" / "checkpoint.json").write_bytes(content)
+    with pytest.raises(ValueError, match=phrase):
+        load_checkpoint(tmp_path / "c")
+
+
+@pytest.mark.parametrize("key, value", [
+    ("network", None), ("network", {"class": "UNet", "width": 33}), ("network", {"class": "UNet", "depth": 3}), ("network", {"class": "os.system"}),
+    ("network", {"class": "UNet", "image_size": "32"}), ("network", {"class": "UNet", "width": 32 * 10**9}), ("beta", []), ("beta", "linear"),
+    ("beta", [0.1, 2.0]), ("beta", [0.1, None]), ("step", "many"), ("info", 3),
+], ids=str)  # fmt: skip
+def test_a_json_that_describes_nothing(tmp_path, key, value):
+    saved(tmp_path / "c")
+    file = tmp_path / "c" / "checkpoint.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(ValueError, match="checkpoint.json does not describe a model"):
+        load_checkpoint(tmp_path / "c")
+
+
+def test_weights_of_another_size(tmp_path):
+    saved(tmp_path / "c")
+    save_checkpoint(tmp_path / "d", small_unet(channels=3), S)
+    (tmp_path / "d" / "weights.safetensors").replace(tmp_path / "c" / "weights.safetensors")
+    with pytest.raises(ValueError, match="do not fit the model.*size mismatch"):
+        load_checkpoint(tmp_path / "c")
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint in .*nowhere.*ddpm train --out"):
+        load_checkpoint(tmp_path / "nowhere")
+    saved(tmp_path / "c")
+    with pytest.raises(FileNotFoundError, match="training.safetensors is missing"):
+        load_checkpoint(tmp_path / "c", training=True)
+    (tmp_path / "c" / "weights.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="weights.safetensors is missing"):
+        load_checkpoint(tmp_path / "c")
+
+
+class Hostile:
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.ckpt", "pytorch_model.bin", "weights.safetensors", "training.safetensors", "checkpoint.json"])
+def test_a_pickle_is_refused_and_not_executed(tmp_path, name):
+    saved(tmp_path / "c", training={"x": torch.ones(1)})
+    marker, file = tmp_path / "executed", tmp_path / "c" / name
+    if name.endswith((".pt", ".bin")):
+        torch.save({"weight": Hostile(marker)}, file)
+    else:
+        file.write_bytes(pickle.dumps({"weight": Hostile(marker)}))
+    if name.endswith((".pt", ".ckpt", ".bin")):
+        with pytest.raises(ValueError, match="is a file; wanted a folder.*can run code"):
+            load_checkpoint(file)
+        load_checkpoint(tmp_path / "c", training=True)  # beside a checkpoint it is not looked at
+    else:
+        with pytest.raises(ValueError, match="truncated or no safetensors|is not JSON"):
+            load_checkpoint(tmp_path / "c", training=True)
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Hostile(marker)))
+    assert marker.exists()  # it would have
+
+
+def test_the_file_format_is_plain_safetensors(tmp_path):
+    model = saved(tmp_path / "c")
+    assert set(load_file(tmp_path / "c" / "weights.safetensors")) == set(model.state_dict())
+    json.loads((tmp_path / "c" / "checkpoint.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))

@@ -1,0 +1,406 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+from torch.testing import assert_close
+
+import ddpm_core
+from ddpm_core import load_checkpoint, q_sample, sample, to_model_range, train, training, training_steps
+from ddpm_core.training import choose_precision, learning_rate, read_log, shuffled, start
+from laboratory import SHORT, Scale, generator, small_unet
+
+CPU = torch.device("cpu")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(ddpm_core.__file__).parents[1]), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def pictures(n: int = 12, side: int = 8, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 1, side, side), generator=generator(seed), dtype=torch.uint8)
+
+
+def run(model, images, labels=None, **kwargs):
+    """train() on the CPU in float32, without a bar or a warm-up."""
+    return train(model, SHORT, images, labels, **{**dict(device="cpu", precision="float32", progress=False, warmup=0, batch_size=4), **kwargs})
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """What Eq. (14) was asked about: (x0, t, eps) of every step."""
+    seen = []
+
+    def loss(model, schedule, x0, t, eps):
+        seen.append((x0.clone(), t.clone(), eps.clone()))
+        return (model(q_sample(schedule, x0, t, eps), t) - eps).square().mean()
+
+    monkeypatch.setattr(training, "simple_loss", loss)
+    return seen
+
+
+def test_the_loss_falls_and_samples_show_the_data(tmp_path):
+    """All images are one image, a bright square on dark ground; its samples must be bright where it is bright."""
+    image = torch.full((1, 1, 8, 8), 30, dtype=torch.uint8)
+    image[..., 2:6, 2:6] = 220
+    model = run(small_unet(), image.expand(16, -1, -1, -1), steps=80, batch_size=8, lr=3e-3, ema=0.9, flip=False, out=tmp_path / "run", log_every=20)
+    losses = [line["loss"] for line in read_log(tmp_path / "run" / "log.jsonl")]
+    assert len(losses) == 4 and losses[-1] < 0.5 * losses[0]
+    x = sample(model, SHORT, (4, 1, 8, 8), generator=generator())
+    bright = (image > 100).expand_as(x)
+    assert x[bright].mean() > x[~bright].mean() + 0.5
+
+
+def test_one_step_is_algorithm_1_with_adam(batches):
+    """The first step of Adam moves a parameter by lr against its gradient's sign; the gradient from autograd on Eq. (14)."""
+    model = Scale(0.5)
+    state = start(model, CPU, "float32", 0.1)
+    state = next(training_steps(state, SHORT, shuffled(pictures(), None, 4, 0), steps=10, lr=0.1, warmup=0))
+    x0, t, eps = batches[0]
+    a = torch.tensor(0.5, requires_grad=True)
+    loss = (a * q_sample(SHORT, x0, t, eps) - eps).square().mean()
+    (grad,) = torch.autograd.grad(loss, a)
+    assert_close(state.loss, loss.detach())
+    assert_close(model.a.item(), 0.5 - 0.1 * grad.sign().item(), rtol=0, atol=1e-5)
+
+
+def test_gradients_are_clipped_at_norm_one_and_adam_is_the_papers():
+    model = nn.Linear(3, 3, bias=False)
+    state = start(model, CPU, "float32", 1e-3)
+    model.forward = lambda x, t: 1e3 * nn.functional.linear(x, model.weight)
+    next(training_steps(state, SHORT, shuffled(pictures(4, 3), None, 4, 0), steps=1))
+    assert_close(model.weight.grad.norm().item(), 1.0, rtol=1e-4, atol=0)
+    group = state.optimizer.param_groups[0]
+    assert type(state.optimizer) is torch.optim.Adam and group["eps"] == 1e-8 and group["betas"] == (0.9, 0.999) and group["weight_decay"] == 0
+
+
+def test_times_are_uniform_on_1_to_T_and_the_noise_is_normal(batches):
+    run(Scale(), pictures(200, 2), steps=20, batch_size=200)
+    t = torch.cat([t for _, t, _ in batches])
+    assert t.min() == 1 and t.max() == SHORT.T
+    assert stats.chisquare(torch.bincount(t, minlength=SHORT.T + 1)[1:]).pvalue > 1e-3
+    eps = torch.cat([eps for *_, eps in batches]).flatten()
+    assert stats.kstest(eps, "norm").pvalue > 1e-3
+    assert len({e.sum().item() for *_, e in batches}) == 20  # new noise at every step
+
+
+def test_every_image_of_an_epoch_is_seen_exactly_once_in_a_new_order(batches):
+    n, side = 50, 2
+    images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 1, side, side)
+    for batch_size in (8, 50, 120):
+        batches.clear()
+        run(Scale(), images, steps=math.ceil(4 * n / batch_size), batch_size=batch_size)
+        seen = torch.cat([((x0[:, 0, 0, 0] + 1) * 127.5).round().long() for x0, *_ in batches])
+        epochs = seen[: 4 * n].view(4, n)
+        assert (epochs.sort(1).values == torch.arange(n)).all()
+        assert len({tuple(e.tolist()) for e in epochs}) == 4 and tuple(range(n)) not in {tuple(e.tolist()) for e in epochs}
+
+
+def test_labels_stay_with_their_images():
+    images = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1)
+    for _, (x, y) in zip(range(20), shuffled(images, torch.arange(50) * 3, 8, 0)):
+        assert torch.equal(x.flatten() * 3, y)
+
+
+def test_starting_in_the_middle_of_the_stream_is_the_same_stream():
+    images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1)
+    all_of_it = [x.flatten().tolist() for _, (x, _) in zip(range(20), shuffled(images, None, 4, 7))]
+    for k in (1, 2, 3, 11):
+        assert next(shuffled(images, None, 4, 7, start=k))[0].flatten().tolist() == all_of_it[k]
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_half_of_the_images_are_mirrored_left_to_right(batches, flip):
+    n = 2000
+    images = torch.tensor([[10, 20], [30, 40]], dtype=torch.uint8).expand(n, 1, 2, 2)
+    run(Scale(), images, steps=1, batch_size=n, flip=flip)
+    x0 = ((batches[0][0] + 1) * 127.5).round()
+    mirrored = (x0[:, 0] == torch.tensor([[20, 10], [40, 30]])).all((1, 2))
+    plain = (x0[:, 0] == torch.tensor([[10, 20], [30, 40]])).all((1, 2))
+    assert (mirrored ^ plain).all()  # neither upside down nor anything else
+    assert abs(mirrored.sum() - n / 2) <= 4 * (n / 4) ** 0.5 if flip else not mirrored.any()
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.1, 1.0])
+def test_labels_are_dropped_with_their_probability(drop):
+    n, seen = 2000, []
+    model = Scale(classes=3)
+    model.register_forward_pre_hook(lambda m, a: seen.append(a[2]))
+    labels = torch.arange(n) % 3
+    run(model, torch.zeros(n, 1, 1, 1, dtype=torch.uint8), labels, steps=1, batch_size=n, drop_label=drop, seed=1)
+    (y,) = seen
+    dropped = y == 3
+    assert abs(dropped.sum() - drop * n) <= 4 * (drop * (1 - drop) * n) ** 0.5
+    counts = torch.bincount(y[~dropped], minlength=3)
+    assert drop == 1 or (counts - (1 - drop) * n / 3).abs().max() <= 4 * n**0.5 * 0.5
+
+
+def test_ema_is_the_recursion_over_parameters():
+    model = Scale(0.5)
+    state = start(model, CPU, "float32", 0.1)
+    average = 0.5
+    for n, state in enumerate(training_steps(state, SHORT, shuffled(pictures(), None, 4, 0), steps=40, lr=0.1, ema=0.8)):
+        decay = min(0.8, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * state.model.a.item()
+        assert_close(state.ema.a.item(), average, rtol=1e-5, atol=1e-6)
+    assert abs(average - state.model.a.item()) > 1e-4 and not state.ema.a.requires_grad
+
+
+class WithBuffers(Scale):
+    """A network with state beside its parameters: a norm's running mean, and a table that must stay what it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.register_buffer("table", torch.tensor([0.1, 0.2]))
+
+    def forward(self, x, t):
+        return super().forward(self.norm(x), t)
+
+
+def test_buffers_are_copied_not_averaged():
+    model = WithBuffers()
+    ema = run(model, pictures(), steps=5, ema=0.9)
+    assert torch.equal(ema.table, torch.tensor([0.1, 0.2])) and ema.norm.num_batches_tracked == 5
+    assert torch.equal(ema.norm.running_mean, model.norm.running_mean) and model.norm.running_mean.abs() > 0
+
+
+def test_ema_zero_is_the_model_and_it_comes_back_in_eval_mode():
+    model = small_unet(dropout=0.1)
+    ema = run(model, pictures(), steps=3, ema=0.0)
+    assert all(torch.equal(a, b) for a, b in zip(ema.parameters(), model.parameters()))
+    assert not any(m.training for m in ema.modules()) and ema is not model
+
+
+def test_dropout_is_on_while_training():
+    model = Scale().eval()
+    run(model, pictures(), steps=3)
+    assert model.modes == [True] * 3
+
+
+@pytest.mark.parametrize("warmup, decay", [(0, 0), (10, 0), (0, 20), (10, 20)])
+def test_learning_rate(warmup, decay):
+    rates = [learning_rate(n, 0.1, 100, warmup, decay) for n in range(100)]
+    assert all(0 < r <= 0.1 for r in rates) and max(rates) == 0.1
+    for n, r in enumerate(rates):
+        assert_close(r, 0.1 * (min(1, (n + 1) / warmup) if warmup else 1) * (min(1, (100 - n) / decay) if decay else 1))
+    assert rates[40] == 0.1
+    if warmup:
+        assert_close(rates[0], 0.01) and rates[9] == 0.1
+    if decay:
+        assert rates[80] == 0.1 and rates[81] < 0.1 and math.isclose(rates[99], 0.1 / 20)
+
+
+def test_the_learning_rate_is_used(tmp_path):
+    run(Scale(), pictures(), steps=10, warmup=4, decay=4, lr=0.01, out=tmp_path / "r", log_every=1)
+    assert_close([line["lr"] for line in read_log(tmp_path / "r" / "log.jsonl")], [learning_rate(n, 0.01, 10, 4, 4) for n in range(10)])
+
+
+def equal_checkpoints(a: Path, b: Path) -> None:
+    a, b = (load_checkpoint(path, model=small_unet(dropout=0.3, classes=3), training=True) for path in (a, b))
+    assert a.step == b.step and a.training.keys() == b.training.keys()
+    assert any(k.startswith("adam.exp_avg_sq.") for k in a.training) and any(k.startswith("model.") for k in a.training)
+    for name in a.training:
+        assert torch.equal(a.training[name], b.training[name]), name
+    for (name, p), q in zip(a.model.named_parameters(), b.model.parameters()):
+        assert torch.equal(p, q), name
+
+
+def losses(folder: Path) -> list[tuple]:
+    return [(line["step"], line["loss"], line["lr"]) for line in read_log(folder / "log.jsonl")]
+
+
+@pytest.mark.parametrize("stop", [6, 7])
+def test_resuming_is_exact(tmp_path, stop):
+    """12 steps = 6 (or 7, in the middle of a line of the log) + resume + the rest, to the bit, with dropout, flips and labels."""
+    images, labels = pictures(10), torch.arange(10) % 3
+    args = dict(seed=5, lr=1e-2, ema=0.9, warmup=3, log_every=3, save_every=100)
+    whole = run(small_unet(dropout=0.3, classes=3), images, labels, steps=12, out=tmp_path / "whole", **args)
+    run(small_unet(dropout=0.3, classes=3), images, labels, steps=stop, out=tmp_path / "parts", **args)
+    torch.manual_seed(99)  # nor does it matter what else the process draws
+    other = small_unet(dropout=0.3, classes=3)
+    nn.init.normal_(other.conv_in.weight)
+    resumed = run(other, images, labels, steps=12, out=tmp_path / "parts", resume=True, **args)
+    equal_checkpoints(tmp_path / "whole", tmp_path / "parts")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters()))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts") and len(losses(tmp_path / "whole")) == 4
+
+
+def test_two_runs_of_one_seed_are_one_run_and_another_seed_is_another(tmp_path):
+    a, b, c = (run(small_unet(dropout=0.3), pictures(), steps=3, lr=1e-2, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(a.conv_in.weight, b.conv_in.weight) and not torch.equal(a.conv_in.weight, c.conv_in.weight)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_step_saves_and_goes_on_exactly(tmp_path, number):
+    images, args = pictures(10), dict(steps=8, lr=1e-2, decay=4, log_every=2, ema=0.9)
+    run(small_unet(), images, out=tmp_path / "whole", **args)
+    model, handlers = small_unet(), [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    calls = []
+
+    def press(module, arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            os.kill(os.getpid(), number)
+
+    hook = model.register_forward_pre_hook(press)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 5; go on with resume=True"):
+        run(model, images, out=tmp_path / "parts", **args)
+    hook.remove()
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert load_checkpoint(tmp_path / "parts").step == 5
+    run(model, images, out=tmp_path / "parts", resume=True, **args)
+    a, b = (load_checkpoint(tmp_path / name).model for name in ("whole", "parts"))
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def test_the_callers_random_state_is_left_alone(tmp_path, untouched):
+    run(Scale(), pictures(), steps=3, out=tmp_path / "r")
+
+
+def test_only_the_newest_checkpoint_is_kept_with_settings_and_info(tmp_path):
+    run(small_unet(), pictures(), steps=5, save_every=2, log_every=5, out=tmp_path / "r", info={"data": "noise"}, seed=3)
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["log.jsonl", "step-00000005"]
+    checkpoint = load_checkpoint(tmp_path / "r")
+    assert checkpoint.info["data"] == "noise" and checkpoint.info["training"]["seed"] == 3 and checkpoint.info["training"]["steps"] == 5
+
+
+def test_a_finished_run_is_not_trained_further_by_resuming(tmp_path):
+    a = run(small_unet(), pictures(), steps=3, out=tmp_path / "r")
+    b = run(small_unet(), pictures(), steps=3, out=tmp_path / "r", resume=True)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    assert load_checkpoint(tmp_path / "r").step == 3
+
+
+def test_a_log_cut_short_by_a_crash_is_mended(tmp_path):
+    run(small_unet(), pictures(), steps=4, out=tmp_path / "r", log_every=1)
+    log = tmp_path / "r" / "log.jsonl"
+    with log.open("a") as file:
+        file.write('{"step": 5, "loss": 0.5, "lr": 0.1, "seconds": 1.0}\n{"step": 6, "lo')
+    run(small_unet(), pictures(), steps=6, out=tmp_path / "r", resume=True, log_every=1)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("save_every, steps", [(2, 20), (100, 3), (100, 20)], ids=["between lines of the log", "at the end", "at a line"])
+def test_a_diverged_run_is_reported_and_does_not_replace_a_good_checkpoint(tmp_path, save_every, steps):
+    images, model = pictures(), Scale()
+    run(model, images, steps=1, out=tmp_path / "r")
+    model.register_forward_hook(lambda m, a, out: out * float("nan"))
+    with pytest.raises(ValueError, match="the loss is nan.*Lower lr"):
+        run(model, images, steps=steps, out=tmp_path / "r", resume=True, save_every=save_every, log_every=10)
+    kept = load_checkpoint(tmp_path / "r", model=Scale())
+    assert kept.step == 1 and kept.model.a.isfinite()
+
+
+def test_nothing_is_written_when_the_arguments_do_not_fit(tmp_path):
+    images, labels = pictures(), torch.arange(12) % 3
+    for model, args in (
+        (small_unet(), dict(labels=labels)),
+        (small_unet(classes=2), dict(labels=labels)),
+        (small_unet(channels=3), {}),
+        (small_unet(8, 1, (1, 1, 1, 1)), dict(images=pictures(side=12))),
+        (small_unet(), dict(drop_label=2.0)),
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            run(model, args.pop("images", images), steps=2, out=tmp_path / "r", **args)
+        assert not (tmp_path / "r").exists(), args
+
+
+def test_resuming_with_another_schedule_is_refused(tmp_path):
+    run(small_unet(), pictures(), steps=1, out=tmp_path / "r")
+    with pytest.raises(ValueError, match="schedule"):
+        train(small_unet(), ddpm_core.linear_schedule(7), pictures(), steps=2, device="cpu", out=tmp_path / "r", resume=True, progress=False)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_loader_is_gone_through_again_and_again(pairs, batches):
+    images, labels = pictures(6), torch.tensor([0, 1, 2, 0, 1, 2])
+    data = torch.utils.data.TensorDataset(images, labels) if pairs else images
+    run(Scale(classes=3), torch.utils.data.DataLoader(data, batch_size=3), steps=5, flip=False)
+    assert len(batches) == 5
+    for i, (x0, *_) in enumerate(batches):
+        assert_close(x0, to_model_range(images[3 * (i % 2) : 3 * (i % 2) + 3]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_mixed_precision_keeps_float32_weights(tmp_path, precision):
+    model = small_unet()
+    seen = set()
+    model.conv_in.register_forward_hook(lambda m, a, out: seen.add(out.dtype))
+    ema = run(model, pictures(), steps=3, precision=precision, out=tmp_path / "r")
+    assert seen == {getattr(torch, precision)}
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in [*model.parameters(), *ema.parameters()])
+    run(model, pictures(), steps=4, precision=precision, out=tmp_path / "r", resume=True)
+
+
+def test_the_scaler_works_only_for_float16():
+    assert start(Scale(), CPU, "float16", 1e-3).scaler.is_enabled()
+    assert not start(Scale(), CPU, "bfloat16", 1e-3).scaler.is_enabled() and not start(Scale(), CPU, "float32", 1e-3).scaler.is_enabled()
+    assert choose_precision("float32", CPU) == "float32" and choose_precision("auto", CPU) in ("float32", "bfloat16")
+    assert choose_precision("auto", torch.device("mps")) == "float32"
+
+
+KILLED = textwrap.dedent("""
+    # Trains, is killed at a random moment, and resumes, again and again; each time the newest checkpoint must be whole.
+    import os, random, signal, sys, time
+    import torch
+    from pathlib import Path
+    from ddpm_core import Schedule, UNet, load_checkpoint, train
+    torch.set_num_threads(1)
+    out, images = Path(sys.argv[1]), torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    random.seed(0)
+    model, newest = UNet(8, 1, 32, (1,), 1, ()), 0
+    for kill in range(2):
+        child = os.fork()
+        if child == 0:
+            train(model, Schedule([0.1, 0.2]), images, steps=10**6, batch_size=2, save_every=1, out=out, resume=newest > 0,
+                  device="cpu", precision="float32", progress=False)
+        while not any(p.name > f"step-{newest:08d}" for p in out.glob("step-*")):
+            time.sleep(0.001)
+        time.sleep(random.random() * 0.1)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        checkpoint = load_checkpoint(out, training=True)
+        assert checkpoint.step > newest and all(t.isfinite().all() for t in checkpoint.training.values())
+        newest = checkpoint.step
+    print("survived", len(list(out.glob(".step-*"))))
+""")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
+def test_kill_9_at_random_moments_leaves_the_newest_checkpoint_whole(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "r")], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("survived") and int(done.stdout.split()[1]) <= 1  # what a kill left half-written is cleared away later
+
+
+def test_ctrl_c_in_ddpm_train_leaves_a_resumable_checkpoint_and_status_130(tmp_path):
+    from PIL import Image
+
+    from ddpm_core.cli import main
+
+    for i, image in enumerate(pictures(8)):
+        Image.fromarray(image[0].numpy()).save(tmp_path / f"{i}.png")
+    command = ["train", "--data", f"folder:{tmp_path}", "--out", str(tmp_path / "run"), "--multipliers", "1", "--attention", "--T", "10",
+               "--batch-size", "4", "--device", "cpu"]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "ddpm_core", *command, "--steps", "1000000"], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    try:
+        shown = ""
+        while "/1000000" not in shown and process.poll() is None:  # the bar is there: the first step has begun
+            shown += process.stderr.read(1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "stopped after step" in errors and "Traceback" not in errors
+    step = load_checkpoint(tmp_path / "run").step
+    assert step >= 1
+    assert main([*command, "--steps", str(step + 2), "--resume"]) == 0
+    assert load_checkpoint(tmp_path / "run").step == step + 2
