@@ -84,7 +84,7 @@ class Browser:
         self("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
         self("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
 
-    def open(self, url: str, timeout: float = 30) -> None:
+    def open(self, url: str, timeout: float = 120) -> None:
         """Go to a page and wait until it is loaded and its formulas are set."""
         self.complaints, self.loaded = [], False
         self("Page.navigate", url=url)

@@ -20,8 +20,9 @@ STICKS_OUT = """(() => {
 # Mathematics that no one can see: cut off in a box that does not scroll, or begun to the left of where one can scroll to.
 CUT_OFF = """[...document.querySelectorAll('mjx-container')].filter(m => {
     for (let e = m.parentElement; e && e.tagName !== 'ARTICLE'; e = e.parentElement) {
-        if (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === 'hidden') return true;
-        if (m.getBoundingClientRect().left < e.getBoundingClientRect().left - e.scrollLeft - 1) return true;
+        const overflow = getComputedStyle(e).overflowX;
+        if (overflow === 'hidden' && e.scrollWidth > e.clientWidth + 1) return true;
+        if (overflow !== 'visible' && m.getBoundingClientRect().left < e.getBoundingClientRect().left - e.scrollLeft - 1) return true;
     }
     return false }).map(m => m.parentElement.outerHTML.slice(0, 80))"""
 UNSET = """[...document.querySelectorAll('article .math')].filter(e => !e.querySelector('mjx-container'))

@@ -70,6 +70,9 @@ def test_an_image_depends_on_the_seed_and_its_number_only(trained):
     a = sampled(trained, "a.png", "-n", "6", "--columns", "6", "--labels", "bag")
     b = sampled(trained, "b.png", "-n", "5", "--columns", "5", "--labels", "bag", "--batch-size", "2")
     assert np.abs(a[:, :44].astype(int) - b).max() <= 1  # sums in another order, then rounded
+    c = sampled(trained, "c.png", "-n", "6", "--columns", "6")  # labels 0, 0, 1, 1, 2, 2
+    d = sampled(trained, "d.png", "-n", "6", "--columns", "6", "--batch-size", "4")
+    assert np.abs(c.astype(int) - d).max() <= 1
     c = sampled(trained, "c.png", "-n", "6", "--columns", "6", "--labels", "bag", "--seed", "1")
     assert np.abs(a.astype(int) - c).max() > 20
 
