@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from .forward import log_q, q_posterior, q_sample
 from .gaussian import kl_divergence, log_density
-from .reverse import Reverse, log_joint, predict_x0, reverse_mean, reverse_process, reverse_variance
+from .reverse import Reverse, evaluating, log_joint, predict_x0, reverse_mean, reverse_process, reverse_variance
 from .schedule import Schedule, at
 
 Model = Callable[..., Tensor]
@@ -174,10 +174,7 @@ def bits_per_dim(model: Model, schedule: Schedule, x0: Tensor, variance: str = "
     L_T = kl_divergence(at(schedule.alpha_bar.sqrt(), schedule.T, x0) * x0, at(1 - schedule.alpha_bar, schedule.T, x0),
                         torch.zeros_like(x0), torch.ones_like(x0))  # fmt: skip
     terms, mse, x0_mse = (torch.empty(len(x0), schedule.T) for _ in range(3))
-    training = getattr(model, "training", False)
-    if training:
-        model.eval()  # type: ignore[attr-defined]
-    try:
+    with evaluating(model):
         for t in tqdm(range(schedule.T, 0, -1), unit="step", desc="bound", disable=not progress, dynamic_ncols=True):
             eps = torch.randn(x0.shape, generator=generator, device=generator.device).to(x0)
             x_t = q_sample(schedule, x0, t, eps)
@@ -193,9 +190,6 @@ def bits_per_dim(model: Model, schedule: Schedule, x0: Tensor, variance: str = "
             terms[:, t - 1] = term.flatten(1).sum(1).cpu() / bits
             mse[:, t - 1] = (eps - eps_hat).square().flatten(1).mean(1).cpu()
             x0_mse[:, t - 1] = (x0 - x0_hat).square().flatten(1).mean(1).cpu()
-    finally:
-        if training:
-            model.train()  # type: ignore[attr-defined]
     prior = L_T.flatten(1).sum(1).cpu() / bits
     return BitsPerDim(prior + terms.sum(1), prior, terms, mse, x0_mse)
 

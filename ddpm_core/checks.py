@@ -20,7 +20,7 @@ def check_seen(name: str, wrong, right, atol: float = 1e-12) -> None:
     """The wrong version differs from the right one by more than atol: the check above would have failed for it."""
     difference = _largest_difference(name, wrong, right)
     sound = _largest_difference(name, right, right) == 0  # not so if it contains NaN, from which everything differs
-    _say(sound and difference > atol, name, f"misprint noticed: off by {difference:.2g}, allowed {atol:.0e}")
+    _say(sound and difference > atol, name, f"misprint noticed: off by {difference:.4g}, allowed {atol:.0e}")
 
 
 def check_zero(name: str, residual) -> None:
@@ -35,7 +35,7 @@ def check_mc(name: str, samples: Tensor, expected: float, errors: float = 4.0) -
     """The mean of independent samples lies within `errors` standard errors (std / sqrt(n)) of the expected value."""
     samples = torch.as_tensor(samples, dtype=torch.float64).flatten()
     mean, error = float(samples.mean()), float(samples.std()) / max(len(samples), 1) ** 0.5
-    _say(abs(mean - expected) <= errors * error, name, f"{mean:.4g}, expected {float(expected):.4g}, {errors:g} standard errors are {errors * error:.2g}")
+    _say(abs(mean - expected) <= errors * error, name, f"{mean:.4g}, expected {float(expected):.4g}, {errors:g} standard errors are {errors * error:.4g}")
 
 
 def _largest_difference(name: str, mine, theirs) -> float:

@@ -39,11 +39,12 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--steps", type=int, required=True, help="training steps in all, including those of a resumed run")
     p.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the log")
     p.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
-    p.add_argument("--paper", action="store_true", help="the paper's network instead of one sized by the four options below")
+    p.add_argument("--paper", action="store_true", help="the paper's network instead of one sized by the next six options")
     p.add_argument("--width", type=int, default=32, help="channels of the first level")
     p.add_argument("--multipliers", type=int, nargs="+", default=[1, 2, 2], help="channels of each level, in widths")
     p.add_argument("--blocks", type=int, default=1, help="residual blocks a level")
     p.add_argument("--attention", type=int, nargs="*", default=None, help="sides of the levels with self-attention (default: the last level)")
+    p.add_argument("--groups", type=int, default=8, help="of GroupNorm; 32 suits widths from 64 on")
     p.add_argument("--dropout", type=float, default=0.1, help="in the residual blocks")
     p.add_argument("--unconditional", action="store_true", help="ignore the data set's labels")
     p.add_argument("--schedule", choices=sorted(SCHEDULES), default="linear")
@@ -73,7 +74,7 @@ def _train(o: argparse.Namespace) -> int:
         labels = None
     else:
         attention = o.attention if o.attention is not None else [side // 2 ** (len(o.multipliers) - 1)]
-        model = UNet(side, channels, o.width, tuple(o.multipliers), o.blocks, tuple(attention), o.dropout, classes)
+        model = UNet(side, channels, o.width, tuple(o.multipliers), o.blocks, tuple(attention), o.dropout, classes, o.groups)
     info = {"data": o.data, "shape": [channels, side, side], "classes": CLASSES.get(o.data) if labels is not None else None}
     train(model, SCHEDULES[o.schedule](o.T), images, labels, steps=o.steps, batch_size=o.batch_size, lr=o.lr, warmup=o.warmup,
           decay=o.decay, ema=o.ema, flip=FLIP.get(o.data, True), device=o.device, precision=o.precision, out=o.out, resume=o.resume,

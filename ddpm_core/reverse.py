@@ -4,10 +4,11 @@ A *reverse* is any callable (x_t, t) -> (mean, var) that describes p_theta(x_{t-
 one from a noise predictor, and the exact chains of exact.py are others. What is written for a reverse serves them all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .forward import check_images, q_posterior
 from .gaussian import log_density
@@ -79,3 +80,16 @@ def reverse_process(model: Callable, schedule: Schedule, variance: str = "beta",
         return mean, at(sigma2, t, x_t)
 
     return reverse
+
+
+@contextmanager
+def evaluating(model: Callable) -> Iterator[None]:
+    """A Module and all its parts in eval mode inside; afterwards each part in its own mode from before."""
+    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
+    if modes:
+        model.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -4,14 +4,13 @@
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor, nn
 
 from .bound import Model
 from .forward import q_posterior
-from .reverse import predict_x0
+from .reverse import evaluating, predict_x0
 from .schedule import Schedule
 
 
@@ -80,7 +79,7 @@ def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, step
             else:
                 x, _ = q_posterior(schedule, x0_hat, x, i)
                 if i > 1:  # the last step keeps the mean: z = 0 at t = 1
-                    x = x + var[i].sqrt().to(x) * _normal(shape, generator, device)
+                    x = x + var[i].sqrt().to(x) * _normal(shape, generator, device).to(x)
         yield 0, x, x
 
 
@@ -97,19 +96,6 @@ def respace(schedule: Schedule, steps: int) -> tuple[list[int], Schedule]:
     times = [0, *torch.linspace(schedule.T, 1, steps, dtype=torch.float64).round().long().flip(0).tolist()]
     alpha_bar = schedule.alpha_bar[times]
     return times, Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
-
-
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """A Module and all its parts in eval mode inside; afterwards each part in its own mode from before."""
-    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
-    if modes:
-        model.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _with_labels(model: Model, labels: Tensor | None, guidance: float, device: torch.device) -> Model:

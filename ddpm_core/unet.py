@@ -18,12 +18,14 @@ class UNet(nn.Module):
 
     image_size   side of the (square) images; it must be divisible by 2 ** (levels - 1)
     channels     of the images: 3 for colour, 1 for grey
-    width        channels of the first level; a multiple of 32
+    width        channels of the first level; a multiple of `groups`
     multipliers  level i has width * multipliers[i] channels at image_size / 2 ** i pixels
     blocks       residual blocks a level on the way down; one more on the way up
     attention    sides (in pixels) of the levels that get self-attention; there is always one in the middle
     dropout      probability inside the residual blocks
     classes      number of labels for a conditional model, or None. The label `classes` itself means "no label"
+    groups       of every GroupNorm. The paper's 32 wants a width of 64 or more: with 32 channels each is a group of its own, whose
+                 norm takes away again what the time embedding has added to it, and that level does not see t. Use 8 there
 
     model(x_t, t) with x_t (B, channels, H, W) float and t an int or LongTensor (B,) in 1..T returns a tensor like x_t;
     model(x_t, t, y) takes labels y, LongTensor (B,), too. The defaults are the paper's CIFAR-10 network.
@@ -40,11 +42,12 @@ class UNet(nn.Module):
         attention: tuple[int, ...] = (16,),
         dropout: float = 0.1,
         classes: int | None = None,
+        groups: int = 32,
     ):
         super().__init__()
         multipliers, attention = tuple(multipliers), tuple(attention)
         self.config = dict(image_size=image_size, channels=channels, width=width, multipliers=multipliers, blocks=blocks,
-                           attention=attention, dropout=dropout, classes=classes)  # fmt: skip
+                           attention=attention, dropout=dropout, classes=classes, groups=groups)  # fmt: skip
         self.classes, self.stride = classes, 2 ** (len(multipliers) - 1)
         _check_sizes(**self.config)
         sides = [image_size // 2**i for i in range(len(multipliers))]
@@ -59,8 +62,8 @@ class UNet(nn.Module):
         for side, out in zip(sides, widths):
             level = Level()
             for _ in range(blocks):
-                level.blocks.append(ResBlock(here, out, 4 * width, dropout))
-                level.attention.append(Attention(out) if side in attention else nn.Identity())
+                level.blocks.append(ResBlock(here, out, 4 * width, dropout, groups))
+                level.attention.append(Attention(out, groups) if side in attention else nn.Identity())
                 here = out
                 skips.append(here)
             if side != sides[-1]:
@@ -69,21 +72,21 @@ class UNet(nn.Module):
             self.down.append(level)
 
         self.middle = nn.ModuleList(
-            [ResBlock(here, here, 4 * width, dropout), Attention(here), ResBlock(here, here, 4 * width, dropout)]
+            [ResBlock(here, here, 4 * width, dropout, groups), Attention(here, groups), ResBlock(here, here, 4 * width, dropout, groups)]
         )
 
         self.up = nn.ModuleList()
         for side, out in zip(reversed(sides), reversed(widths)):
             level = Level()
             for _ in range(blocks + 1):
-                level.blocks.append(ResBlock(here + skips.pop(), out, 4 * width, dropout))
-                level.attention.append(Attention(out) if side in attention else nn.Identity())
+                level.blocks.append(ResBlock(here + skips.pop(), out, 4 * width, dropout, groups))
+                level.attention.append(Attention(out, groups) if side in attention else nn.Identity())
                 here = out
             if side != sides[0]:
                 level.resample = Upsample(here)
             self.up.append(level)
 
-        self.norm_out = norm(here)
+        self.norm_out = norm(here, groups)
         self.conv_out = conv3x3(here, channels, scale=0.0)
 
     def forward(self, x: Tensor, t: int | Tensor, y: Tensor | None = None) -> Tensor:
@@ -168,11 +171,11 @@ class TimeEmbedding(nn.Module):
 class ResBlock(nn.Module):
     """norm - swish - conv, plus the time; norm - swish - dropout - conv; plus the input: (B, C, H, W) -> (B, out, H, W)."""
 
-    def __init__(self, channels: int, out: int, embedding: int, dropout: float):
+    def __init__(self, channels: int, out: int, embedding: int, dropout: float, groups: int = 32):
         super().__init__()
-        self.norm_1, self.conv_1 = norm(channels), conv3x3(channels, out)
+        self.norm_1, self.conv_1 = norm(channels, groups), conv3x3(channels, out)
         self.embed = linear(embedding, out)
-        self.norm_2, self.conv_2 = norm(out), conv3x3(out, out, scale=0.0)
+        self.norm_2, self.conv_2 = norm(out, groups), conv3x3(out, out, scale=0.0)
         self.dropout = nn.Dropout(dropout)
         self.shortcut = nn.Identity() if channels == out else conv1x1(channels, out)
 
@@ -186,9 +189,9 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """Self-attention over the pixels, one head: softmax(q k^T / sqrt(C)) v, added to the input. (B, C, H, W) -> the same."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, groups: int = 32):
         super().__init__()
-        self.norm = norm(channels)
+        self.norm = norm(channels, groups)
         self.q, self.k, self.v = linear(channels, channels), linear(channels, channels), linear(channels, channels)
         self.out = linear(channels, channels, scale=0.0)
 
@@ -220,8 +223,8 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (B, C, 2H, 2W)
 
 
-def norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+def norm(channels: int, groups: int) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 def conv3x3(channels: int, out: int, scale: float = 1.0, stride: int = 1, padding: int = 1) -> nn.Conv2d:
@@ -243,12 +246,12 @@ def initialise(layer, scale: float):
     return layer
 
 
-def _check_sizes(image_size, channels, width, multipliers, blocks, attention, dropout, classes) -> None:
+def _check_sizes(image_size, channels, width, multipliers, blocks, attention, dropout, classes, groups) -> None:
     levels = len(multipliers)
     if levels < 1 or blocks < 1 or channels < 1 or min(multipliers) < 1:
         raise ValueError(f"multipliers = {multipliers}, blocks = {blocks}, channels = {channels}; wanted at least one, each at least 1")
-    if width < 32 or width % 32:
-        raise ValueError(f"width = {width}; wanted a multiple of 32, because GroupNorm has 32 groups")
+    if groups < 1 or width < groups or width % groups:
+        raise ValueError(f"width = {width}; wanted a multiple of {groups}, because GroupNorm has groups = {groups}")
     if image_size < 1 or image_size % 2 ** (levels - 1):
         halvings = (image_size & -image_size).bit_length() - 1 if image_size > 0 else 0
         raise ValueError(f"image_size = {image_size} cannot be halved {levels - 1} times, as {levels} multipliers ask; "

@@ -43,7 +43,7 @@ def test_train_resume_sample(folder, capfd):
     assert main(training(folder, "--steps", "5", "--resume")) == 0
     checkpoint = load_checkpoint(folder / "run")
     assert checkpoint.step == 5 and checkpoint.schedule.T == 4
-    assert checkpoint.model.config == dict(image_size=8, channels=1, width=32, multipliers=(1,), blocks=1, attention=(8,), dropout=0.1, classes=None)
+    assert checkpoint.model.config == dict(image_size=8, channels=1, width=32, multipliers=(1,), blocks=1, attention=(8,), dropout=0.1, classes=None, groups=8)
     assert main(["sample", f"{folder}/run", "-n", "5", "--columns", "3", "--out", f"{folder}/new/samples.png", "--device", "cpu"]) == 0
     assert shown(folder / "new" / "samples.png").shape == (2 * 8 + 1, 3 * 8 + 2)
     assert [p.name for p in (folder / "new").iterdir()] == ["samples.png"]
@@ -162,7 +162,7 @@ def test_a_picture_that_cannot_be_written(trained, capfd):
     (["--batch-size", "0"], "batch_size = 0; wanted more than 0"),
     (["--save-every", "0"], "save_every = 0; wanted more than 0"),
     (["--T", "0"], "T = 0; wanted a whole number of steps"),
-    (["--width", "40"], "width = 40; wanted a multiple of 32"),
+    (["--width", "42"], "width = 42; wanted a multiple of 8"),
     (["--multipliers", "1", "1", "1", "1", "1"], "image_size = 8 cannot be halved 4 times"),
     (["--attention", "5"], "attention at side [5]"),
     (["--dropout", "1.5"], "dropout = 1.5; wanted a probability"),

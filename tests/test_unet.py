@@ -21,7 +21,15 @@ def paper():
 def test_the_papers_network_has_35746307_parameters(paper):
     assert sum(p.numel() for p in paper.parameters()) == 35_746_307
     assert len(list(paper.parameters())) == len(paper.state_dict()) == 328  # as many tensors as the published file; no buffers
-    assert paper.config == dict(image_size=32, channels=3, width=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), dropout=0.1, classes=None)
+    assert paper.config == dict(image_size=32, channels=3, width=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), dropout=0.1, classes=None, groups=32)
+
+
+@pytest.mark.parametrize("groups, sees_t", [(32, False), (8, True)])
+def test_one_channel_a_group_hides_t_from_a_level(groups, sees_t):
+    block = ResBlock(32, 32, 128, 0.0, groups)
+    block = randomise(block).double()
+    x, emb = randn(2, 32, 8, 8, seed=1), randn(2, 128, seed=2)
+    assert (not torch.allclose(block(x, emb), block(x, 3 * emb), atol=1e-3)) == sees_t
 
 
 def test_the_papers_256_network_by_arguments_alone():
