@@ -17,12 +17,19 @@ from .unet import UNet, cifar10_unet
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Say the default, where there is one to say."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status. Errors that a user can mend are one line, without a traceback."""
     parser = argparse.ArgumentParser(prog="ddpm", description="Denoising diffusion probabilistic models: train, sample.")
     commands = parser.add_subparsers(dest="command", required=True)
-    _train_arguments(commands.add_parser("train", help="Algorithm 1: train a network on images", formatter_class=argparse.ArgumentDefaultsHelpFormatter))
-    _sample_arguments(commands.add_parser("sample", help="Algorithm 2: draw images from a trained network", formatter_class=argparse.ArgumentDefaultsHelpFormatter))
+    _train_arguments(commands.add_parser("train", help="Algorithm 1: train a network on images", formatter_class=_Help))
+    _sample_arguments(commands.add_parser("sample", help="Algorithm 2: draw images from a trained network", formatter_class=_Help))
     options = parser.parse_args(arguments)
     try:
         return {"train": _train, "sample": _sample}[options.command](options)
@@ -50,8 +57,8 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--schedule", choices=sorted(SCHEDULES), default="linear")
     p.add_argument("--T", type=int, default=1000, help="diffusion steps")
     p.add_argument("--batch-size", type=int, default=128)
-    p.add_argument("--lr", type=float, default=2e-4, help="learning rate of Adam")
-    p.add_argument("--warmup", type=int, default=500, help="steps over which the learning rate grows")
+    p.add_argument("--lr", type=float, default=None, help="learning rate of Adam (default: 1e-3, which suits small networks; with --paper 2e-4)")
+    p.add_argument("--warmup", type=int, default=None, help="steps over which the learning rate grows (default: 100; with --paper 5000)")
     p.add_argument("--decay", type=int, default=0, help="last steps, over which it falls to zero")
     p.add_argument("--ema", type=float, default=0.9999, help="decay of the moving average of the weights")
     p.add_argument("--seed", type=int, default=0)
@@ -68,6 +75,8 @@ def _train(o: argparse.Namespace) -> int:
     _, channels, side, other = images.shape
     if side != other:
         raise ValueError(f"the images are {other} x {side} pixels; wanted square ones: crop or pad them first")
+    lr = o.lr if o.lr is not None else 2e-4 if o.paper else 1e-3
+    warmup = o.warmup if o.warmup is not None else 5000 if o.paper else 100
     torch.manual_seed(o.seed)  # of the initial weights
     if o.paper:
         model = cifar10_unet()
@@ -76,7 +85,7 @@ def _train(o: argparse.Namespace) -> int:
         attention = o.attention if o.attention is not None else [side // 2 ** (len(o.multipliers) - 1)]
         model = UNet(side, channels, o.width, tuple(o.multipliers), o.blocks, tuple(attention), o.dropout, classes, o.groups)
     info = {"data": o.data, "shape": [channels, side, side], "classes": CLASSES.get(o.data) if labels is not None else None}
-    train(model, SCHEDULES[o.schedule](o.T), images, labels, steps=o.steps, batch_size=o.batch_size, lr=o.lr, warmup=o.warmup,
+    train(model, SCHEDULES[o.schedule](o.T), images, labels, steps=o.steps, batch_size=o.batch_size, lr=lr, warmup=warmup,
           decay=o.decay, ema=o.ema, flip=FLIP.get(o.data, True), device=o.device, precision=o.precision, out=o.out, resume=o.resume,
           save_every=o.save_every, seed=o.seed, info=info)  # fmt: skip
     print(f"{o.out}: trained for {o.steps} steps; now: ddpm sample {o.out} -n 64 --out samples.png")
