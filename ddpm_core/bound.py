@@ -162,6 +162,7 @@ def bits_per_dim(model: Model, schedule: Schedule, x0: Tensor, variance: str = "
     clip_x0    clamp x0_hat to [-1, 1] before the mean is taken, as the official evaluation does
     generator  of the T noises an image; None: a fresh seed
     One x_t an image and t is drawn: an unbiased estimate of the bound. Memory does not grow with T beyond the (B, T) results.
+    Raises TypeError or ValueError for images off the 8-bit grid, an unknown variance, and a model that returns another shape.
     """
     from tqdm.auto import tqdm
 
@@ -200,6 +201,7 @@ def simple_loss(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, e
     model  callable (x_t, t) -> eps_hat       x0   (B, ...) float, images in [-1, 1]
     t      int or LongTensor (B,) in 1..T     eps  like x0, standard normal
     -> a scalar: the mean over images *and* pixels, so that it is 1 for a model that always answers 0. (Section 3.4)
+    Raises TypeError or ValueError for a t outside 1..T, for shapes that do not fit, and for a model that returns another shape.
     """
     return (eps - _predict(model, q_sample(schedule, x0, t, eps), t)).square().mean()
 

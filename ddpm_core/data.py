@@ -51,14 +51,17 @@ def load_images(name: str, split: str = "train") -> tuple[Tensor, Tensor | None]
 
 
 def to_model_range(images: Tensor) -> Tensor:
-    """uint8 [0, 255] -> float32 [-1, 1]: x / 127.5 - 1, the scaling of the paper's section 3.3."""
+    """uint8 [0, 255] -> float32 [-1, 1]: x / 127.5 - 1, the scaling of the paper's section 3.3. Raises TypeError unless uint8."""
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         raise TypeError(f"images are {_kind(images)}; wanted a uint8 tensor, 0 to 255")
     return images.to(torch.float32) / 127.5 - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """float [-1, 1] -> uint8 [0, 255], rounded and clamped; the exact inverse of to_model_range on the 8-bit grid."""
+    """float [-1, 1] -> uint8 [0, 255], rounded and clamped; the exact inverse of to_model_range on the 8-bit grid.
+
+    Raises TypeError unless float, ValueError for NaN.
+    """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"x is {_kind(x)}; wanted a tensor of floats in [-1, 1]")
     if x.isnan().any():

@@ -12,6 +12,7 @@ def q_step(schedule: Schedule, x_prev: Tensor, t: int | Tensor, eps: Tensor) -> 
 
     x_prev  (B, ...) float, x_{t-1}           t    int or LongTensor (B,) in 1..T
     eps     like x_prev, standard normal      ->   x_t, like x_prev
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, and for shapes that do not fit.
     """
     check_images(schedule, t, x_prev=x_prev, eps=eps)
     return at((1 - schedule.beta).sqrt(), t, x_prev) * x_prev + at(schedule.beta.sqrt(), t, x_prev) * eps
@@ -22,6 +23,7 @@ def q_sample(schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Te
 
     x0   (B, ...) float, images in [-1, 1]    t    int or LongTensor (B,) in 1..T
     eps  like x0, standard normal             ->   x_t, like x0
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, and for shapes that do not fit.
     """
     check_images(schedule, t, x0=x0, eps=eps)
     return at(schedule.alpha_bar.sqrt(), t, x0) * x0 + at((1 - schedule.alpha_bar).sqrt(), t, x0) * eps
@@ -57,6 +59,7 @@ def q_posterior(schedule: Schedule, x0: Tensor, x_t: Tensor, t: int | Tensor) ->
     var  = (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) beta_t, which is 0 at t = 1: given x_0, x_0 is known
 
     x0, x_t  (B, ...) float      t  int or LongTensor (B,) in 1..T      ->  mean, like x0; var, broadcastable onto it
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, and for shapes that do not fit.
     """
     check_images(schedule, t, x0=x0, x_t=x_t)
     s = schedule

@@ -35,6 +35,7 @@ def predict_x0(schedule: Schedule, x_t: Tensor, t: int | Tensor, eps: Tensor) ->
 
     x_t  (B, ...) float      t  int or LongTensor (B,) in 1..T      eps  like x_t, the model's guess      ->  like x_t
     Near t = T the division magnifies an error in eps by 1 / sqrt(alpha_bar_T), about 158 for the paper's schedule.
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, and for shapes that do not fit.
     """
     check_images(schedule, t, x_t=x_t, eps=eps)
     return (x_t - at((1 - schedule.alpha_bar).sqrt(), t, x_t) * eps) / at(schedule.alpha_bar.sqrt(), t, x_t)
@@ -45,6 +46,7 @@ def reverse_mean(schedule: Schedule, x_t: Tensor, t: int | Tensor, eps: Tensor) 
 
     x_t  (B, ...) float      t  int or LongTensor (B,) in 1..T      eps  like x_t, the model's guess      ->  like x_t
     The same as q_posterior's mean at x_0 = predict_x0(...); Algorithm 2, line 4, before the noise is added.
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, and for shapes that do not fit.
     """
     check_images(schedule, t, x_t=x_t, eps=eps)
     weight = schedule.beta / (1 - schedule.alpha_bar).sqrt()
