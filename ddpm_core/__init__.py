@@ -4,11 +4,14 @@ Numbers in parentheses are the paper's equations. Images are float (B, C, H, W) 
 is any callable model(x_t, t) -> eps_hat.
 """
 
-from .bound import BitsPerDim, bits_per_dim, decoder_log_likelihood, simple_loss
+from .bound import BitsPerDim, BoundEstimate, bits_per_dim, bits_per_dim_estimate, decoder_log_likelihood, simple_loss
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .data import load_images, to_model_range, to_uint8
 from .forward import q_posterior, q_sample, q_step
-from .reverse import predict_x0, reverse_mean
+from .metrics import frechet_distance, inception_score
+from .objectives import bound_loss, choose_objective, mu_error, x0_error
+from .pretrained import from_diffusers, to_diffusers
+from .reverse import as_eps_model, predict_x0, reverse_mean
 from .sampling import respace, sample, sample_steps
 from .schedule import Schedule, cosine_schedule, linear_schedule
 from .training import TrainingState, train, training_steps
@@ -16,7 +19,8 @@ from .unet import UNet, cifar10_unet
 
 __version__ = "0.1.0"
 __all__ = [
-    "BitsPerDim", "Checkpoint", "Schedule", "TrainingState", "UNet", "bits_per_dim", "cifar10_unet", "cosine_schedule",
-    "decoder_log_likelihood", "linear_schedule", "load_checkpoint", "load_images", "predict_x0", "q_posterior", "q_sample", "q_step", "respace", "reverse_mean", "sample", "sample_steps",
-    "save_checkpoint", "simple_loss", "to_model_range", "to_uint8", "train", "training_steps",
+    "BitsPerDim", "BoundEstimate", "Checkpoint", "Schedule", "TrainingState", "UNet", "as_eps_model", "bits_per_dim",
+    "bits_per_dim_estimate", "bound_loss", "choose_objective", "cifar10_unet", "cosine_schedule",
+    "decoder_log_likelihood", "frechet_distance", "from_diffusers", "inception_score", "linear_schedule", "load_checkpoint", "load_images", "mu_error", "predict_x0", "q_posterior", "q_sample", "q_step", "respace", "reverse_mean", "sample", "sample_steps",
+    "save_checkpoint", "simple_loss", "to_diffusers", "to_model_range", "to_uint8", "train", "training_steps", "x0_error",
 ]  # fmt: skip

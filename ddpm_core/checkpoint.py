@@ -14,12 +14,14 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .reverse import EpsModel, as_eps_model
 from .schedule import Schedule
 from .unet import UNet
 
@@ -33,24 +35,24 @@ class Checkpoint:
     model: nn.Module  # with the averaged weights, in eval mode
     schedule: Schedule
     step: int  # of training, after which it was written
-    info: dict = field(default_factory=dict)  # whatever was saved beside: settings, data set, class names
+    info: dict[str, Any] = field(default_factory=dict)  # whatever was saved beside: settings, data set, class names
     training: dict[str, Tensor] | None = None  # only if asked for
     path: Path = Path()
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, schedule: Schedule, *, step: int = 0, info: dict | None = None,
+def save_checkpoint(path: str | Path, model: nn.Module, schedule: Schedule, *, step: int = 0, info: dict[str, Any] | None = None,
                     training: dict[str, Tensor] | None = None) -> Path:  # fmt: skip
     """Write a checkpoint folder `path`: all of it or, whatever happens meanwhile, none of it.
 
-    model     the network whose weights are kept; a UNet can be rebuilt from the folder alone
+    model     the network whose weights are kept; a UNet can be rebuilt from the folder alone, as_eps_model around it included
     info      anything that JSON can hold; training  further tensors, by name, for resuming
     Raises OSError (disk full, read-only folder), after which what stood at `path` before stands there still.
     """
-    path = Path(path)
+    path, (network, prediction) = Path(path), _inside(model)
     about = {
         "format": FORMAT,
         "step": step,
-        "network": {"class": type(model).__name__, **getattr(model, "config", {})},
+        "network": {"class": type(network).__name__, **({} if prediction == "eps" else {"prediction": prediction}), **getattr(network, "config", {})},
         "beta": schedule.beta[1:].tolist(),
         "info": info or {},
     }
@@ -59,7 +61,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, schedule: Schedule, *, s
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(_plain(model.state_dict()), partial / "weights.safetensors")
+        save_file(_plain(network.state_dict()), partial / "weights.safetensors")
         if training is not None:
             save_file(_plain(training), partial / "training.safetensors")
         (partial / "checkpoint.json").write_text(text, encoding="utf-8")
@@ -87,6 +89,7 @@ def load_checkpoint(path: str | Path, *, model: nn.Module | None = None, trainin
     """Read a checkpoint folder, or the newest complete one in the folder of a run.
 
     model     a network of your own to load the weights into; not needed for a UNet
+              If the network predicts mu_tilde or x_0, it is or comes inside as_eps_model, so that .model answers with eps_hat
     training  also read what resuming needs
     Raises FileNotFoundError if there is none, ValueError if it is truncated, foreign, or does not fit the model. Never unpickles.
     """
@@ -100,22 +103,31 @@ def load_checkpoint(path: str | Path, *, model: nn.Module | None = None, trainin
         raise ValueError(f"{folder / 'checkpoint.json'} says format {found!r}; wanted {FORMAT!r}, as save_checkpoint writes it")
     try:
         network = dict(about["network"])
-        kind = network.pop("class")
+        kind, prediction = network.pop("class"), network.pop("prediction", "eps")
         schedule = Schedule(torch.tensor(about["beta"], dtype=torch.float64))
         step, info = int(about["step"]), dict(about["info"])
         if model is None:
             if kind != "UNet":
                 raise ValueError(f"it holds a {kind}; pass model= with such a network to load it")
-            model = UNet(**network)
+            model = as_eps_model(UNet(**network), schedule, prediction)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last: more weights than fit into memory
         raise ValueError(f"{folder / 'checkpoint.json'} does not describe a model: {error}") from error
+    inside, given = _inside(model)
+    if given != prediction:
+        raise ValueError(f"the network in {folder} predicts {prediction}, the model given predicts {given}; wanted the same: "
+                         f'as_eps_model(network, schedule, "{prediction}")')  # fmt: skip
     weights = _read(folder / "weights.safetensors")
     try:
-        model.load_state_dict(weights)
+        inside.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"the weights in {folder} do not fit the model: {' '.join(str(error).split())[:500]}") from error
     extra = _read(folder / "training.safetensors") if training else None
     return Checkpoint(model.to(device).eval(), schedule, step, info, extra, folder)
+
+
+def _inside(model: nn.Module) -> tuple[nn.Module, str]:
+    """The network whose weights are kept, and what it predicts."""
+    return (cast(nn.Module, model.network), model.prediction) if isinstance(model, EpsModel) else (model, "eps")
 
 
 def find_checkpoint(path: str | Path) -> Path:

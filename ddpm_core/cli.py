@@ -1,20 +1,29 @@
 """The ddpm command: the package without writing Python. Also python -m ddpm_core."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
 import torch
 
-from .checkpoint import load_checkpoint
+from . import distributed
+from .checkpoint import find_checkpoint, load_checkpoint
 from .data import CLASSES, FLIP, load_images, to_uint8
+from .distributed import mix
+from .evaluation import Sampling, claim, evaluate, table, write_json
 from .figures import image_grid
+from .hardware import choose_device
+from .objectives import choose_objective
+from .reverse import as_eps_model
 from .sampling import sample
 from .schedule import cosine_schedule, linear_schedule
-from .training import choose_device, mix, train
-from .unet import UNet, cifar10_unet
+from .streams import load_stream, must_stream
+from .training import train
+from .unet import UNet
 
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
+YES: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -30,34 +39,47 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _train_arguments(commands.add_parser("train", help="Algorithm 1: train a network on images", formatter_class=_Help))
     _sample_arguments(commands.add_parser("sample", help="Algorithm 2: draw images from a trained network", formatter_class=_Help))
+    _evaluate_arguments(commands.add_parser("evaluate", help="bits per dimension, FID, IS: measure a trained network", formatter_class=_Help))
     options = parser.parse_args(arguments)
+    options.typed = shlex.join(["ddpm", *(sys.argv[1:] if arguments is None else arguments)])
     try:
-        return {"train": _train, "sample": _sample}[options.command](options)
+        return {"train": _train, "sample": _sample, "evaluate": _evaluate}[options.command](options)
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        if distributed.rank() == 0:
+            print(f"\n{stop or 'stopped'}", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError) as error:
-        print(f"ddpm {options.command}: {error}", file=sys.stderr)
+        who = f" (rank {distributed.rank()})" if distributed.rank() else ""
+        print(f"ddpm {options.command}{who}: {error}", file=sys.stderr)
         return 2
 
 
 def _train_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--data", required=True, help="fashion-mnist, digits, cifar10, hub:<data set id> or folder:<path>")
+    p.add_argument("--data", required=True, help="fashion-mnist, digits, cifar10, hub:<data set id>, folder:<path>; or celebahq-256, lsun-church-256, "
+                   "lsun-bedroom-256, lsun-cat-256, with :<path> for a folder of yours")  # fmt: skip
+    p.add_argument("--stream", action="store_true", help="read images when their turn comes, instead of all before (automatic for large folders)")
+    p.add_argument("--size", type=int, default=None, help="resize the shorter side of images to this and cut out the centre")
+    p.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be read, with a warning")
+    p.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None, help="mirror half of the images (default: what suits --data)")
     p.add_argument("--steps", type=int, required=True, help="training steps in all, including those of a resumed run")
     p.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the log")
     p.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
-    p.add_argument("--paper", action="store_true", help="the paper's network instead of one sized by the next six options")
+    p.add_argument("--paper", action="store_true", help="the paper's network, for CIFAR-10 or for 256 x 256, instead of one sized by the next six options")
     p.add_argument("--width", type=int, default=32, help="channels of the first level")
     p.add_argument("--multipliers", type=int, nargs="+", default=[1, 2, 2], help="channels of each level, in widths")
     p.add_argument("--blocks", type=int, default=1, help="residual blocks a level")
     p.add_argument("--attention", type=int, nargs="*", default=None, help="sides of the levels with self-attention (default: the last level)")
     p.add_argument("--groups", type=int, default=8, help="of GroupNorm; 32 suits widths from 64 on")
     p.add_argument("--dropout", type=float, default=0.1, help="in the residual blocks")
+    p.add_argument("--predict", choices=["eps", "mu", "x0"], default="eps", help="what the network predicts (Table 2)")
+    p.add_argument("--objective", choices=["simple", "bound"], default="simple", help="unweighted squared error of that, or the bound L")
+    p.add_argument("--variance", choices=["beta", "learned"], default="beta", help="of the reverse steps; learned needs --objective bound")
     p.add_argument("--unconditional", action="store_true", help="ignore the data set's labels")
     p.add_argument("--schedule", choices=sorted(SCHEDULES), default="linear")
     p.add_argument("--T", type=int, default=1000, help="diffusion steps")
-    p.add_argument("--batch-size", type=int, default=128)
-    p.add_argument("--lr", type=float, default=None, help="learning rate of Adam (default: 1e-3, which suits small networks; with --paper 2e-4)")
+    p.add_argument("--batch-size", type=int, default=128, help="in all, under torchrun over all processes (the paper: 128, for 256 x 256 64)")
+    p.add_argument("--lr", type=float, default=None, help="learning rate of Adam (default: 1e-3, which suits small networks; with --paper 2e-4, "
+                   "and 2e-5 for 256 x 256)")  # fmt: skip
     p.add_argument("--warmup", type=int, default=None, help="steps over which the learning rate grows (default: 100; with --paper 5000)")
     p.add_argument("--decay", type=int, default=0, help="last steps, over which it falls to zero")
     p.add_argument("--ema", type=float, default=0.9999, help="decay of the moving average of the weights")
@@ -65,30 +87,46 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    p.add_argument("--channels-last", choices=["auto", "yes", "no"], default="auto", help="memory format")
+    p.add_argument("--compile", choices=["auto", "yes", "no"], default="auto", help="torch.compile")
+    p.add_argument("--tensorboard", action="store_true", help="event files, too, in --out/tensorboard")
 
 
 def _train(o: argparse.Namespace) -> int:
-    images, labels = load_images(o.data)
-    if o.unconditional:
-        labels = None
-    classes = None if labels is None else int(labels.max()) + 1
-    _, channels, side, other = images.shape
+    some = {name: value for name, value in dict(size=o.size, skip_unreadable=o.skip_unreadable).items() if value}
+    if o.stream or must_stream(o.data, o.size):
+        images = load_stream(o.data, o.batch_size, labels=not (o.unconditional or o.paper), seed=o.seed, **some)
+        labels, classes, (channels, side, other) = None, images.classes, images.shape
+    else:
+        images, labels = load_images(o.data, **some)
+        if o.unconditional:
+            labels = None
+        classes = None if labels is None else int(labels.max()) + 1
+        _, channels, side, other = images.shape
     if side != other:
         raise ValueError(f"the images are {other} x {side} pixels; wanted square ones: crop or pad them first")
-    lr = o.lr if o.lr is not None else 2e-4 if o.paper else 1e-3
+    lr = o.lr if o.lr is not None else (2e-5 if side == 256 else 2e-4) if o.paper else 1e-3
     warmup = o.warmup if o.warmup is not None else 5000 if o.paper else 100
+    objective, learned = choose_objective(o.predict, o.objective, o.variance), o.variance == "learned"
     torch.manual_seed(o.seed)  # of the initial weights
     if o.paper:
-        model = cifar10_unet()
+        # Appendix B: the network for 256 x 256, without dropout and with a tenth of the learning rate; else that for CIFAR-10
+        large = dict(image_size=256, multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0) if side == 256 else {}
+        model = UNet(**large, learn_variance=learned)
         labels = None
     else:
         attention = o.attention if o.attention is not None else [side // 2 ** (len(o.multipliers) - 1)]
-        model = UNet(side, channels, o.width, tuple(o.multipliers), o.blocks, tuple(attention), o.dropout, classes, o.groups)
-    info = {"data": o.data, "shape": [channels, side, side], "classes": CLASSES.get(o.data) if labels is not None else None}
-    train(model, SCHEDULES[o.schedule](o.T), images, labels, steps=o.steps, batch_size=o.batch_size, lr=lr, warmup=warmup,
-          decay=o.decay, ema=o.ema, flip=FLIP.get(o.data, True), device=o.device, precision=o.precision, out=o.out, resume=o.resume,
-          save_every=o.save_every, seed=o.seed, info=info)  # fmt: skip
-    print(f"{o.out}: trained for {o.steps} steps; now: ddpm sample {o.out} -n 64 --out samples.png")
+        model = UNet(side, channels, o.width, tuple(o.multipliers), o.blocks, tuple(attention), o.dropout, classes, o.groups, learned)
+    schedule = SCHEDULES[o.schedule](o.T)
+    info = {"data": o.data, "shape": [channels, side, side], "classes": CLASSES.get(o.data) if labels is not None else getattr(images, "names", None)}
+    if (o.predict, o.objective) != ("eps", "simple"):
+        info["objective"] = o.objective
+    train(as_eps_model(model, schedule, o.predict), schedule, images, labels, objective=objective, steps=o.steps, batch_size=o.batch_size, lr=lr, warmup=warmup,
+          decay=o.decay, ema=o.ema, flip=FLIP.get(o.data.partition(":")[0], True) if o.flip is None else o.flip, device=o.device, precision=o.precision, out=o.out, resume=o.resume,
+          save_every=o.save_every, seed=o.seed, info=info, channels_last=YES[o.channels_last], compile=YES[o.compile],
+          tensorboard=o.tensorboard)  # fmt: skip
+    if distributed.rank() == 0:
+        print(f"{o.out}: trained for {o.steps} steps; now: ddpm sample {o.out} -n 64 --out samples.png")
     return 0
 
 
@@ -99,7 +137,7 @@ def _sample_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--columns", type=int, default=8, help="images in a row of the grid")
     p.add_argument("--steps", type=int, default=None, help="reverse steps (default: all T)")
     p.add_argument("--sampler", choices=["ddpm", "ddim"], default="ddpm")
-    p.add_argument("--variance", choices=["beta", "beta_tilde"], default="beta")
+    p.add_argument("--variance", choices=["beta", "beta_tilde", "learned"], default=None, help="(default: learned if it was, else beta)")
     p.add_argument("--no-clip", action="store_true", help="do not clamp x0_hat to [-1, 1]")
     p.add_argument("--labels", nargs="+", default=None, help="class names or numbers, dealt out in turn (default: all classes, in order)")
     p.add_argument("--guidance", type=float, default=0.0, help="exaggerate the labels by this much")
@@ -118,17 +156,21 @@ def _sample(o: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(o.checkpoint, device=choose_device(o.device))
     model = checkpoint.model
     channels, side = model.config["channels"], model.config["image_size"]
+    variance = o.variance or ("learned" if model.config.get("learn_variance") else "beta")
     o.out.parent.mkdir(parents=True, exist_ok=True)
     labels = _labels(o.labels, checkpoint.info.get("classes"), model.classes, o.n)
-    images = []
-    for first in range(0, o.n, o.batch_size):
-        chosen = range(first, min(first + o.batch_size, o.n))
-        x = sample(model, checkpoint.schedule, (len(chosen), channels, side, side), steps=o.steps, sampler=o.sampler, variance=o.variance,
+    mine, images = distributed.shard(o.n), [torch.empty(0, channels, side, side, dtype=torch.uint8)]
+    for first in range(mine.start, mine.stop, o.batch_size):
+        chosen = range(first, min(first + o.batch_size, mine.stop))
+        x = sample(model, checkpoint.schedule, (len(chosen), channels, side, side), steps=o.steps, sampler=o.sampler, variance=variance,
                    clip_x0=not o.no_clip, generator=[torch.Generator().manual_seed(mix(o.seed, "image", i)) for i in chosen],
-                   labels=None if labels is None else labels[first : chosen[-1] + 1], guidance=o.guidance, progress=True)  # fmt: skip
+                   labels=None if labels is None else labels[first : chosen[-1] + 1], guidance=o.guidance, progress=distributed.rank() == 0)  # fmt: skip
         images.append(to_uint8(x).cpu())
+    drawn = distributed.gather(torch.cat(images))
+    if distributed.rank() > 0:
+        return 0
     partial = o.out.with_name(f".{o.out.name}.partial")
-    Image.fromarray(image_grid(torch.cat(images), o.columns)).save(partial, "PNG")
+    Image.fromarray(image_grid(drawn, o.columns)).save(partial, "PNG")
     partial.replace(o.out)
     print(f"{o.out}: {o.n} images of {side} x {side}")
     return 0
@@ -146,6 +188,44 @@ def _labels(asked: list[str] | None, names: list[str] | None, classes: int | Non
     if unknown := [a for a in asked if a.lower() not in numbers]:
         raise ValueError(f"unknown label {unknown[0]!r}; wanted 0 to {classes - 1}" + (f" or {', '.join(names)}" if names else ""))
     return torch.tensor([numbers[asked[i % len(asked)].lower()] for i in range(n)])
+
+
+def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("checkpoint", type=Path, help="folder of a run, or of one checkpoint")
+    p.add_argument("--data", default=None, help="as for ddpm train (default: the data it was trained on)")
+    p.add_argument("--unseen", default=None, help="data that it has not seen (default: the test split of --data)")
+    p.add_argument("-n", type=int, default=2000, help="number of samples")
+    p.add_argument("--steps", type=int, default=None, help="reverse steps (default: all T)")
+    p.add_argument("--sampler", choices=["ddpm", "ddim"], default="ddpm")
+    p.add_argument("--variance", choices=["beta", "beta_tilde", "learned"], default=None, help="(default: learned if it was, else beta)")
+    p.add_argument("--guidance", type=float, default=0.0, help="exaggerate the labels by this much")
+    p.add_argument("--features", choices=["auto", "fashion", "inception", "none"], default="auto",
+                   help="network to judge the samples with; none: draw none (auto: fashion for fashion-mnist, else inception)")  # fmt: skip
+    p.add_argument("--bound", type=int, default=0, metavar="IMAGES", help="test images, and as many training images, whose bits/dim to measure; 0: skip it")
+    p.add_argument("--batch-size", type=int, default=64, help="images at a time")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    p.add_argument("--out", type=Path, default=None, help="file for the results (.json; default: evaluation.json in the folder of the run)")
+    p.add_argument("--keep-samples", action="store_true", help="keep the samples beside --out (.npz, .png); after a stop, the same command goes on from them")
+
+
+def _evaluate(o: argparse.Namespace) -> int:
+    out = o.out or o.checkpoint / "evaluation.json"
+    if out.suffix != ".json":
+        raise ValueError(f"--out {out}; wanted a file name that ends in .json")
+    keep = out.with_suffix(".npz") if o.keep_samples else None
+    find_checkpoint(o.checkpoint)  # before a folder for the results is made
+    claim(out)
+    how = Sampling(o.n, o.steps, o.sampler, o.variance, o.guidance, o.seed)
+    try:
+        result = evaluate(o.checkpoint, how, data=o.data, unseen=o.unseen, features=o.features, bound=o.bound, batch_size=o.batch_size,
+                          device=o.device, keep=keep)  # fmt: skip
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; the same command goes on from the samples in {keep}" if keep else "stopped") from None
+    print(table(result))
+    write_json({"command": o.typed, **result}, out)
+    print(f"{out}: written" + (f"; the samples are in {keep} and {keep.with_suffix('.png')}" if keep else ""))
+    return 0
 
 
 if __name__ == "__main__":

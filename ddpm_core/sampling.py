@@ -6,11 +6,10 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from .bound import Model
 from .forward import q_posterior
-from .reverse import evaluating, predict_x0
+from .reverse import VARIANCES, Model, ask, check_randomness, device_of, draw, evaluating, predict_x0
 from .schedule import Schedule
 
 
@@ -27,6 +26,7 @@ def sample(model: Model, schedule: Schedule, shape: Sequence[int], *, steps: int
     trajectory = sample_steps(model, schedule, shape, steps=steps, sampler=sampler, variance=variance, clip_x0=clip_x0,
                               generator=generator, x_T=x_T, labels=labels, guidance=guidance)  # fmt: skip
     bar = tqdm(trajectory, total=(schedule.T if steps is None else steps) + 1, unit="step", desc="sampling", disable=not progress, dynamic_ncols=True)
+    x: Tensor
     for _, x, _ in bar:
         pass
     return x
@@ -43,32 +43,31 @@ def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, step
     steps      None: all T of them. Fewer: times spread evenly from T to 1, with the betas that lead from one to the next
     sampler    "ddpm": Algorithm 2. "ddim": x_{t-1} = sqrt(alpha_bar_{t-1}) x0_hat + sqrt(1 - alpha_bar_{t-1}) eps_hat, no noise
                (Song et al. 2021, Eq. (12) with sigma = 0)
-    variance   of the noise that "ddpm" adds, "beta" or "beta_tilde": the two choices of section 3.2
+    variance   of the noise that "ddpm" adds, "beta" or "beta_tilde": the two choices of section 3.2; or "learned": beta_t exp(v)
+               with a model that answers [eps_hat | v] (see reverse_variance)
     clip_x0    Departure: Algorithm 2 as printed does not clip. The official code clamps x0_hat to [-1, 1] and takes the mean from
                Eq. (7); with clip_x0=False that mean is Eq. (11) to the letter
     generator  of x_T and of the noise; a list of one generator an image makes each image independent of the rest of its batch;
                None: a fresh seed every time. A CPU generator gives the same noise on every device
     x_T        the noise to start from, instead of drawing it
     labels     LongTensor (B,) for a UNet with classes; guidance > 0 exaggerates them,
-               (1 + guidance) eps(x_t, t, y) - guidance eps(x_t, t)  (Ho and Salimans 2022, Eq. (6))
+               (1 + guidance) eps(x_t, t, y) - guidance eps(x_t, t)  (Ho and Salimans 2022, Eq. (6)); a learned v stays as it is with the labels
 
     Raises ValueError or TypeError for arguments that do not fit.
     """
     shape = _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance)
-    device = _device_of(model, x_T, generator)
+    device = _device(model, x_T, generator)
     if generator is None:
         generator = Generator()
         generator.seed()
     predict = _with_labels(model, labels, guidance, device)
     times, schedule = respace(schedule, schedule.T if steps is None else steps)
-    var = schedule.beta if variance == "beta" else schedule.beta_tilde
+    var = schedule.beta_tilde if variance == "beta_tilde" else schedule.beta
 
     x = _normal(shape, generator, device) if x_T is None else x_T.to(device)
     with evaluating(model):
         for i in range(schedule.T, 0, -1):  # i counts the steps taken here, times[i] is the paper's t
-            eps = predict(x, torch.full(shape[:1], times[i], device=device))
-            if eps.shape != x.shape:
-                raise ValueError(f"the model returned shape {tuple(eps.shape)} for x_t of shape {shape}; wanted the same shape")
+            eps, v = ask(predict, x, times[i], variance)
             x0_hat = predict_x0(schedule, x, i, eps)
             if clip_x0:
                 x0_hat = x0_hat.clamp(-1, 1)
@@ -79,7 +78,8 @@ def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, step
             else:
                 x, _ = q_posterior(schedule, x0_hat, x, i)
                 if i > 1:  # the last step keeps the mean: z = 0 at t = 1
-                    x = x + var[i].sqrt().to(x) * _normal(shape, generator, device).to(x)
+                    z = _normal(shape, generator, device).to(x)
+                    x = x + var[i].sqrt().to(x) * (z if v is None else (v / 2).exp() * z)
         yield 0, x, x
 
 
@@ -106,27 +106,31 @@ def _with_labels(model: Model, labels: Tensor | None, guidance: float, device: t
         return lambda x, t: model(x, t, labels)
 
     def guided(x: Tensor, t: Tensor) -> Tensor:
-        return (1 + guidance) * model(x, t, labels) - guidance * model(x, t)
+        informed, free = model(x, t, labels), model(x, t)
+        if informed.shape == x.shape:
+            return (1 + guidance) * informed - guidance * free
+        channels = x.shape[1]
+        eps = (1 + guidance) * informed[:, :channels] - guidance * free[:, :channels]
+        return torch.cat([eps, informed[:, channels:]], dim=1)
 
     return guided
 
 
 def _normal(shape: tuple[int, ...], generator: Generator | Sequence[Generator], device: torch.device) -> Tensor:
-    if isinstance(generator, Generator):
-        return torch.randn(shape, generator=generator, device=generator.device).to(device)
-    return torch.stack([torch.randn(shape[1:], generator=one, device=one.device).to(device) for one in generator])
+    return draw(torch.randn, shape, generator).to(device)
 
 
-def _device_of(model: Model, x_T: Tensor | None, generator: Generator | Sequence[Generator] | None) -> torch.device:
+def _device(model: Model, x_T: Tensor | None, generator: Generator | Sequence[Generator] | None) -> torch.device:
     """Where the model is; if it does not say, where the noise is."""
-    if isinstance(model, nn.Module) and (parameter := next(model.parameters(), None)) is not None:
-        return parameter.device
+    if (device := device_of(model)) is not None:
+        return device
     if x_T is not None:
         return x_T.device
     return generator.device if isinstance(generator, Generator) else torch.device("cpu")
 
 
-def _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance) -> tuple[int, ...]:
+def _check(schedule: Schedule, shape: Sequence[int], steps: int | None, sampler: str, variance: str,
+           generator: Generator | Sequence[Generator] | None, x_T: Tensor | None, labels: Tensor | None, guidance: float) -> tuple[int, ...]:  # fmt: skip
     """Raise for arguments of `sample_steps` that do not fit; returns the shape as a tuple."""
     if not isinstance(schedule, Schedule):
         raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")
@@ -137,20 +141,12 @@ def _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, gu
         raise ValueError(f"steps = {steps!r}; wanted None, or a whole number from 1 to T = {schedule.T}")
     if sampler not in ("ddpm", "ddim"):
         raise ValueError(f'sampler = {sampler!r}; wanted "ddpm" or "ddim"')
-    if variance not in ("beta", "beta_tilde"):
-        raise ValueError(f'variance = {variance!r}; wanted "beta" or "beta_tilde"')
+    if variance not in VARIANCES:
+        raise ValueError(f'variance = {variance!r}; wanted "beta", "beta_tilde" or "learned"')
     if x_T is not None and (not isinstance(x_T, Tensor) or not x_T.is_floating_point() or tuple(x_T.shape) != shape):
         given = f"shape {tuple(x_T.shape)} and dtype {x_T.dtype}" if isinstance(x_T, Tensor) else f"type {type(x_T).__name__}"
         raise ValueError(f"x_T has {given}; wanted floats of shape {shape}")
-    if generator is not None and not isinstance(generator, Generator):
-        if not isinstance(generator, (list, tuple)) or not all(isinstance(one, Generator) for one in generator):
-            raise TypeError(f"generator = {generator!r}; wanted a torch.Generator, such as torch.Generator().manual_seed(0), or a list of them")
-        if len(generator) != shape[0]:
-            raise ValueError(f"{len(generator)} generators for {shape[0]} images; wanted one, or one for each image")
-    if labels is not None and not isinstance(labels, Tensor):
-        raise TypeError(f"labels are a {type(labels).__name__}; wanted a LongTensor ({shape[0]},), such as torch.tensor([0, 1])")
-    if labels is not None and (labels.dtype != torch.int64 or labels.shape != shape[:1]):
-        raise ValueError(f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}; wanted a LongTensor ({shape[0]},)")
+    check_randomness(generator, labels, shape[0])
     if guidance and labels is None:
         raise ValueError(f"guidance = {guidance} needs labels to be guided to; pass labels=")
     return shape

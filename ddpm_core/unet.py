@@ -4,6 +4,8 @@ Shapes stand at the line's end: B images, C channels, H x W pixels, E = 4 * widt
 """
 
 import math
+from collections.abc import Iterable
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .schedule import check_t
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 class UNet(nn.Module):
@@ -26,6 +30,7 @@ class UNet(nn.Module):
     classes      number of labels for a conditional model, or None. The label `classes` itself means "no label"
     groups       of every GroupNorm. The paper's 32 wants a width of 64 or more: with 32 channels each is a group of its own, whose
                  norm takes away again what the time embedding has added to it, and that level does not see t. Use 8 there
+    learn_variance  answer with 2 * channels, [prediction | v]: v is the log of what multiplies beta_t, see reverse_variance
 
     model(x_t, t) with x_t (B, channels, H, W) float and t an int or LongTensor (B,) in 1..T returns a tensor like x_t;
     model(x_t, t, y) takes labels y, LongTensor (B,), too. The defaults are the paper's CIFAR-10 network.
@@ -43,13 +48,14 @@ class UNet(nn.Module):
         dropout: float = 0.1,
         classes: int | None = None,
         groups: int = 32,
+        learn_variance: bool = False,
     ):
         super().__init__()
         multipliers, attention = tuple(multipliers), tuple(attention)
         self.config = dict(image_size=image_size, channels=channels, width=width, multipliers=multipliers, blocks=blocks,
-                           attention=attention, dropout=dropout, classes=classes, groups=groups)  # fmt: skip
+                           attention=attention, dropout=dropout, classes=classes, groups=groups, learn_variance=learn_variance)  # fmt: skip
         self.classes, self.stride = classes, 2 ** (len(multipliers) - 1)
-        _check_sizes(**self.config)
+        _check_sizes(image_size, channels, width, multipliers, blocks, attention, dropout, classes, groups)
         sides = [image_size // 2**i for i in range(len(multipliers))]
         widths = [width * m for m in multipliers]
 
@@ -87,19 +93,19 @@ class UNet(nn.Module):
             self.up.append(level)
 
         self.norm_out = norm(here, groups)
-        self.conv_out = conv3x3(here, channels, scale=0.0)
+        self.conv_out = conv3x3(here, 2 * channels if learn_variance else channels, scale=0.0)
 
     def forward(self, x: Tensor, t: int | Tensor, y: Tensor | None = None) -> Tensor:
         self._check_input(x, t, y)
         t = torch.full((len(x),), t, device=x.device) if isinstance(t, int) else t.to(x.device).expand(len(x))
         emb = self.embed_time(t)  # (B, E)
         if self.embed_label is not None:
-            emb = emb + self.embed_label(torch.full_like(t, self.classes) if y is None else y.to(x.device))  # (B, E)
+            emb = emb + self.embed_label(torch.full_like(t, self.classes or 0) if y is None else y.to(x.device))  # (B, E)
         emb = F.silu(emb)
 
         h = self.conv_in(x)  # (B, width, H, W)
         skips = [h]
-        for level in self.down:
+        for level in cast(Iterable[Level], self.down):
             for block, attend in zip(level.blocks, level.attention):
                 h = attend(block(h, emb))
                 skips.append(h)
@@ -110,13 +116,14 @@ class UNet(nn.Module):
         first, attend, second = self.middle
         h = second(attend(first(h, emb)), emb)
 
-        for level in self.up:
+        for level in cast(Iterable[Level], self.up):
             for block, attend in zip(level.blocks, level.attention):
                 h = attend(block(torch.cat([h, skips.pop()], dim=1), emb))  # skip: (B, C', H, W)
             if level.resample is not None:
                 h = level.resample(h)  # (B, C, 2H, 2W)
 
-        return self.conv_out(F.silu(self.norm_out(h)))  # (B, channels, H, W)
+        answer: Tensor = self.conv_out(F.silu(self.norm_out(h)))  # (B, channels, H, W), twice the channels with learn_variance
+        return answer
 
     def _check_input(self, x: Tensor, t: int | Tensor, y: Tensor | None) -> None:
         channels = self.config["channels"]
@@ -165,7 +172,8 @@ class TimeEmbedding(nn.Module):
         # The only t - 1 in the package: published weights were trained on times 0..T-1.
         angle = rearrange(t - 1, "b -> b 1") * frequency  # (B, half)
         emb = torch.cat([angle.sin(), angle.cos()], dim=1).to(self.linear_1.weight.dtype)  # (B, width)
-        return self.linear_2(F.silu(self.linear_1(emb)))
+        answer: Tensor = self.linear_2(F.silu(self.linear_1(emb)))
+        return answer
 
 
 class ResBlock(nn.Module):
@@ -183,7 +191,8 @@ class ResBlock(nn.Module):
         h = self.conv_1(F.silu(self.norm_1(x)))  # (B, out, H, W)
         h = h + rearrange(self.embed(emb), "b c -> b c 1 1")
         h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
-        return self.shortcut(x) + h
+        answer: Tensor = self.shortcut(x) + h
+        return answer
 
 
 class Attention(nn.Module):
@@ -198,7 +207,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = rearrange(self.norm(x), "b c h w -> b (h w) c")  # one token a pixel
         h = F.scaled_dot_product_attention(self.q(tokens), self.k(tokens), self.v(tokens))  # (B, HW, C)
-        return x + rearrange(self.out(h), "b (h w) c -> b c h w", h=x.shape[2])
+        answer: Tensor = x + rearrange(self.out(h), "b (h w) c -> b c h w", h=x.shape[2])
+        return answer
 
 
 class Downsample(nn.Module):
@@ -209,7 +219,8 @@ class Downsample(nn.Module):
         self.conv = conv3x3(channels, channels, stride=2, padding=0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))  # (B, C, H/2, W/2)
+        answer: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))  # (B, C, H/2, W/2)
+        return answer
 
 
 class Upsample(nn.Module):
@@ -220,7 +231,8 @@ class Upsample(nn.Module):
         self.conv = conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (B, C, 2H, 2W)
+        answer: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (B, C, 2H, 2W)
+        return answer
 
 
 def norm(channels: int, groups: int) -> nn.GroupNorm:
@@ -239,14 +251,15 @@ def linear(channels: int, out: int, scale: float = 1.0) -> nn.Linear:
     return initialise(nn.Linear(channels, out), scale)
 
 
-def initialise(layer, scale: float):
+def initialise(layer: Layer, scale: float) -> Layer:
     """Xavier uniform with variance `scale`; scale 0 stands for 1e-10, "almost zero": the layer starts as if it were not there."""
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
-    nn.init.zeros_(layer.bias)
+    nn.init.zeros_(cast(Tensor, layer.bias))
     return layer
 
 
-def _check_sizes(image_size, channels, width, multipliers, blocks, attention, dropout, classes, groups) -> None:
+def _check_sizes(image_size: int, channels: int, width: int, multipliers: tuple[int, ...], blocks: int, attention: tuple[int, ...],
+                 dropout: float, classes: int | None, groups: int) -> None:  # fmt: skip
     levels = len(multipliers)
     if levels < 1 or blocks < 1 or channels < 1 or min(multipliers) < 1:
         raise ValueError(f"multipliers = {multipliers}, blocks = {blocks}, channels = {channels}; wanted at least one, each at least 1")

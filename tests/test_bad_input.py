@@ -97,7 +97,7 @@ TABLE = [
     (samples(steps=2.0), ValueError, "steps = 2.0"),
     (samples(steps="ten"), ValueError, "steps = 'ten'"),
     (samples(sampler="euler"), ValueError, "sampler = 'euler'; wanted \"ddpm\" or \"ddim\""),
-    (samples(variance="learned"), ValueError, "variance = 'learned'; wanted \"beta\" or \"beta_tilde\""),
+    (samples(variance="guessed"), ValueError, "variance = 'guessed'; wanted \"beta\", \"beta_tilde\" or \"learned\""),
     (samples(shape=(0, 1, 8, 8)), ValueError, "shape = (0, 1, 8, 8); wanted whole numbers, at least 1"),
     (samples(shape=(2.0, 1)), ValueError, "wanted whole numbers"),
     (samples(shape=()), ValueError, "shape = ()"),

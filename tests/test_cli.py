@@ -43,7 +43,8 @@ def test_train_resume_sample(folder, capfd):
     assert main(training(folder, "--steps", "5", "--resume")) == 0
     checkpoint = load_checkpoint(folder / "run")
     assert checkpoint.step == 5 and checkpoint.schedule.T == 4
-    assert checkpoint.model.config == dict(image_size=8, channels=1, width=32, multipliers=(1,), blocks=1, attention=(8,), dropout=0.1, classes=None, groups=8)
+    assert checkpoint.model.config == dict(image_size=8, channels=1, width=32, multipliers=(1,), blocks=1, attention=(8,), dropout=0.1, classes=None, groups=8,
+                                           learn_variance=False)
     assert main(["sample", f"{folder}/run", "-n", "5", "--columns", "3", "--out", f"{folder}/new/samples.png", "--device", "cpu"]) == 0
     assert shown(folder / "new" / "samples.png").shape == (2 * 8 + 1, 3 * 8 + 2)
     assert [p.name for p in (folder / "new").iterdir()] == ["samples.png"]

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 import ddpm_core
 from ddpm_core import load_checkpoint, q_sample, sample, to_model_range, train, training, training_steps
-from ddpm_core.training import choose_precision, learning_rate, read_log, shuffled, start
+from ddpm_core.training import learning_rate, read_log, shuffled, start
 from laboratory import SHORT, Scale, generator, small_unet
 
 CPU = torch.device("cpu")
@@ -342,8 +342,6 @@ def test_mixed_precision_keeps_float32_weights(tmp_path, precision):
 def test_the_scaler_works_only_for_float16():
     assert start(Scale(), CPU, "float16", 1e-3).scaler.is_enabled()
     assert not start(Scale(), CPU, "bfloat16", 1e-3).scaler.is_enabled() and not start(Scale(), CPU, "float32", 1e-3).scaler.is_enabled()
-    assert choose_precision("float32", CPU) == "float32" and choose_precision("auto", CPU) in ("float32", "bfloat16")
-    assert choose_precision("auto", torch.device("mps")) == "float32"
 
 
 KILLED = textwrap.dedent("""

@@ -21,7 +21,8 @@ def paper():
 def test_the_papers_network_has_35746307_parameters(paper):
     assert sum(p.numel() for p in paper.parameters()) == 35_746_307
     assert len(list(paper.parameters())) == len(paper.state_dict()) == 328  # as many tensors as the published file; no buffers
-    assert paper.config == dict(image_size=32, channels=3, width=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), dropout=0.1, classes=None, groups=32)
+    assert paper.config == dict(image_size=32, channels=3, width=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), dropout=0.1, classes=None, groups=32,
+                                learn_variance=False)
 
 
 @pytest.mark.parametrize("groups, sees_t", [(32, False), (8, True)])

@@ -1,0 +1,45 @@
+"""Draw 2,000 samples and judge them with Fashion features: data/results/quality.json, and all of the samples in quality.png.
+
+    python book/_tools/measure_quality.py [data/checkpoints/fashion-mnist] [--steps 1000] [--seed 0]
+
+The same measurements as `ddpm evaluate`. Sampling takes hours with all thousand steps; stopped, it goes on where it was. Image i depends
+on the seed, on i and on its label only, so that any of them can be drawn again alone.
+"""
+
+import argparse
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from results import ROOT, keep, made_by
+
+import ddpm_core as ddpm
+from ddpm_core.evaluation import Sampling, draw, measure_pictures
+from ddpm_core.features import fashion_features
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", default="data/checkpoints/fashion-mnist", help="folder of a checkpoint")
+    parser.add_argument("-n", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--variance", default="beta")
+    parser.add_argument("--sampler", default="ddpm")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, default=ROOT / "runs" / "quality.npz", help="the samples so far")
+    o = parser.parse_args()
+    began, checkpoint = time.monotonic(), ddpm.load_checkpoint(Path(o.checkpoint))
+    how = Sampling(n=o.n, steps=o.steps, sampler=o.sampler, variance=o.variance, seed=o.seed)
+    o.keep.parent.mkdir(parents=True, exist_ok=True)
+    samples, labels = draw(checkpoint, how, batch_size=50, keep=o.keep, progress=True)
+    train, _ = ddpm.load_images("fashion-mnist")
+    test, test_labels = ddpm.load_images("fashion-mnist", "test")
+    measured = measure_pictures(fashion_features(), samples, labels, train, test, test_labels, seed=o.seed, progress=True)
+    command = shlex.join(["python", "book/_tools/measure_quality.py", *sys.argv[1:]])
+    settings = {"n": o.n, "steps": o.steps, "sampler": o.sampler, "variance": o.variance}
+    keep("quality", made_by(checkpoint, command, o.seed, time.monotonic() - began) | {"sampling": settings} | measured, ddpm.to_model_range(samples), columns=50)
+
+
+if __name__ == "__main__":
+    main()
