@@ -1,21 +1,23 @@
 """The ddpm command: the package without writing Python. Also python -m ddpm_core."""
 
 import argparse
+import hashlib
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from . import distributed
-from .checkpoint import find_checkpoint, load_checkpoint
+from .checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from .data import CLASSES, FLIP, load_images, to_uint8
 from .distributed import mix
 from .evaluation import Sampling, claim, evaluate, table, write_json
 from .figures import image_grid
 from .hardware import choose_device
 from .objectives import choose_objective
-from .reverse import as_eps_model
+from .reverse import EpsModel, as_eps_model
 from .sampling import sample
 from .schedule import cosine_schedule, linear_schedule
 from .streams import load_stream, must_stream
@@ -64,6 +66,7 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--steps", type=int, required=True, help="training steps in all, including those of a resumed run")
     p.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the log")
     p.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    p.add_argument("--init", type=Path, default=None, help="a checkpoint whose averaged weights to begin with, for a network of the same sizes")
     p.add_argument("--paper", action="store_true", help="the paper's network, for CIFAR-10 or for 256 x 256, instead of one sized by the next six options")
     p.add_argument("--width", type=int, default=32, help="channels of the first level")
     p.add_argument("--multipliers", type=int, nargs="+", default=[1, 2, 2], help="channels of each level, in widths")
@@ -117,8 +120,9 @@ def _train(o: argparse.Namespace) -> int:
     else:
         attention = o.attention if o.attention is not None else [side // 2 ** (len(o.multipliers) - 1)]
         model = UNet(side, channels, o.width, tuple(o.multipliers), o.blocks, tuple(attention), o.dropout, classes, o.groups, learned)
+    before = {} if o.init is None else {"init": _begin_with(model, load_checkpoint(o.init))}
     schedule = SCHEDULES[o.schedule](o.T)
-    info = {"data": o.data, "shape": [channels, side, side], "classes": CLASSES.get(o.data) if labels is not None else getattr(images, "names", None)}
+    info = before | {"data": o.data, "shape": [channels, side, side], "classes": CLASSES.get(o.data) if labels is not None else getattr(images, "names", None)}
     if (o.predict, o.objective) != ("eps", "simple"):
         info["objective"] = o.objective
     train(as_eps_model(model, schedule, o.predict), schedule, images, labels, objective=objective, steps=o.steps, batch_size=o.batch_size, lr=lr, warmup=warmup,
@@ -128,6 +132,19 @@ def _train(o: argparse.Namespace) -> int:
     if distributed.rank() == 0:
         print(f"{o.out}: trained for {o.steps} steps; now: ddpm sample {o.out} -n 64 --out samples.png")
     return 0
+
+
+def _begin_with(model: UNet, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Take over the weights; returns what the new run's checkpoints will say about it."""
+    try:
+        network = checkpoint.model.network if isinstance(checkpoint.model, EpsModel) else checkpoint.model
+        model.load_state_dict(network.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"--init {checkpoint.path}: its network has other sizes, {getattr(checkpoint.model, 'config', {})}; wanted those of the "
+                         f"new one, {model.config}; the two may differ in groups and dropout only") from error  # fmt: skip
+    weights = (checkpoint.path / "weights.safetensors").read_bytes()
+    return {"step": checkpoint.step, "groups": getattr(checkpoint.model, "config", {}).get("groups"), "training": checkpoint.info.get("training"),
+            "seconds": checkpoint.info.get("seconds"), "weights_sha256": hashlib.sha256(weights).hexdigest()}  # fmt: skip
 
 
 def _sample_arguments(p: argparse.ArgumentParser) -> None:
@@ -157,7 +174,8 @@ def _sample(o: argparse.Namespace) -> int:
     model = checkpoint.model
     channels, side = model.config["channels"], model.config["image_size"]
     variance = o.variance or ("learned" if model.config.get("learn_variance") else "beta")
-    o.out.parent.mkdir(parents=True, exist_ok=True)
+    if distributed.rank() == 0:
+        o.out.parent.mkdir(parents=True, exist_ok=True)
     labels = _labels(o.labels, checkpoint.info.get("classes"), model.classes, o.n)
     mine, images = distributed.shard(o.n), [torch.empty(0, channels, side, side, dtype=torch.uint8)]
     for first in range(mine.start, mine.stop, o.batch_size):
@@ -202,6 +220,7 @@ def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--features", choices=["auto", "fashion", "inception", "none"], default="auto",
                    help="network to judge the samples with; none: draw none (auto: fashion for fashion-mnist, else inception)")  # fmt: skip
     p.add_argument("--bound", type=int, default=0, metavar="IMAGES", help="test images, and as many training images, whose bits/dim to measure; 0: skip it")
+    p.add_argument("--evaluations", type=int, default=None, help="of the network for each of them, for an estimate, such as 20 (default: T, all terms)")
     p.add_argument("--batch-size", type=int, default=64, help="images at a time")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -215,13 +234,16 @@ def _evaluate(o: argparse.Namespace) -> int:
         raise ValueError(f"--out {out}; wanted a file name that ends in .json")
     keep = out.with_suffix(".npz") if o.keep_samples else None
     find_checkpoint(o.checkpoint)  # before a folder for the results is made
-    claim(out)
+    if distributed.rank() == 0:
+        claim(out)
     how = Sampling(o.n, o.steps, o.sampler, o.variance, o.guidance, o.seed)
     try:
-        result = evaluate(o.checkpoint, how, data=o.data, unseen=o.unseen, features=o.features, bound=o.bound, batch_size=o.batch_size,
-                          device=o.device, keep=keep)  # fmt: skip
+        result = evaluate(o.checkpoint, how, data=o.data, unseen=o.unseen, features=o.features, bound=o.bound, evaluations=o.evaluations,
+                          batch_size=o.batch_size, device=o.device, keep=keep)  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; the same command goes on from the samples in {keep}" if keep else "stopped") from None
+    if distributed.rank() > 0:
+        return 0
     print(table(result))
     write_json({"command": o.typed, **result}, out)
     print(f"{out}: written" + (f"; the samples are in {keep} and {keep.with_suffix('.png')}" if keep else ""))

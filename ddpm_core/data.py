@@ -279,10 +279,13 @@ def is_grey(picture: "Picture") -> bool:
 
 
 def fit(picture: "Picture", size: int) -> "Picture":
-    """The shorter side resized to `size`, the square in the centre cut out, as for LSUN in the official code (Lanczos)."""
-    from PIL import Image, ImageOps
+    """The square in the centre, resized to `size` (Lanczos): as LSUN was prepared for the official code, by StyleGAN2's tool."""
+    from PIL import Image
 
-    return ImageOps.fit(picture.convert("L" if is_grey(picture) else "RGB"), (size, size), Image.Resampling.LANCZOS)
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.convert("L" if is_grey(picture) else "RGB").crop((left, top, left + side, top + side))
+    return square.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def to_tensor(picture: "Picture", grey: bool) -> Tensor:

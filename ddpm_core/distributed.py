@@ -30,7 +30,7 @@ def rank() -> int:
 
 def local_rank() -> int:
     """Which of those on this machine this is, and so which of its devices it takes."""
-    return int(os.environ.get("LOCAL_RANK", rank()))
+    return int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else rank()
 
 
 def join() -> None:

@@ -17,16 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bound import bits_per_dim
+from . import distributed
+from .bound import bits_per_dim, bits_per_dim_estimate
 from .checkpoint import Checkpoint, load_checkpoint
 from .data import CLASSES, load_images, to_model_range, to_uint8
+from .distributed import mix
 from .features import Classifier, FashionClassifier, classify, fashion_features, inception_features
 from .figures import image_grid
+from .hardware import choose_device
 from .metrics import Memorisation, frechet_distance, inception_score, memorisation
 from .sampling import sample_steps
-from .training import choose_device, mix
 
 SURE = 0.9  # probability of its class above which a picture counts as clearly recognised
+MOST_PIXELS = 10**9  # of the training images, which are compared as floats; CIFAR-10 has 1.5e8
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,17 @@ class Sampling:
 
 
 def evaluate(run: str | Path, how: Sampling = Sampling(), *, data: str | None = None, unseen: str | None = None, features: str = "auto",
-             bound: int = 0, batch_size: int = 64, device: str = "auto", keep: Path | None = None, progress: bool = True) -> dict[str, Any]:  # fmt: skip
+             bound: int = 0, evaluations: int | None = None, batch_size: int = 64, device: str = "auto", keep: Path | None = None,
+             progress: bool = True) -> dict[str, Any]:  # fmt: skip
     """Measure a trained network; everything in the answer is a number, a string or a list of them, so that JSON holds it.
 
     run       folder of a run or of a checkpoint
     data      name of its data set (default: what the checkpoint says), whose test split is what the network has not seen;
-              `unseen` names another data set for that, which a folder, having no splits, needs
+              `unseen` names another data set for that, which a folder, having no splits, needs. Images are resized to the network's
     features  "fashion", "inception", "none" (no samples are drawn), or "auto": "fashion" for Fashion-MNIST, else "inception"
-    bound     images of each split for the bound; 0: leave it out
+    bound     images of each split for the bound; 0: leave it out. evaluations: of the network for each of them (None: at every t)
     keep      file (.npz) for the samples: written batch by batch, and gone on with if it is there already; and a grid of 100 (.png)
+    Under torchrun every rank takes its share, and all of them get the same answer.
     Raises ValueError, TypeError or FileNotFoundError before any long work, if something is missing or does not fit.
     """
     began = time.monotonic()
@@ -63,13 +68,13 @@ def evaluate(run: str | Path, how: Sampling = Sampling(), *, data: str | None = 
     data = data or checkpoint.info.get("data")
     if not data:
         raise ValueError(f"the checkpoint in {run} does not say which data it was trained on; say it with --data")
-    if unseen is None and data.startswith("folder:"):
-        raise ValueError(f"{data} has no test split; name images that the network has not seen with --unseen folder:<path>")
+    if unseen is None and ":" in data and not data.startswith("hub:"):
+        raise ValueError(f"{data} is a folder and has no test split; name images that the network has not seen with --unseen folder:<path>")
     if features == "auto":
         features = "fashion" if data == "fashion-mnist" else "inception"
-    train, train_labels = load_images(data)
-    test, test_labels = load_images(data, "test") if unseen is None else load_images(unseen)
     wanted, classes = _shape(checkpoint)
+    train, train_labels = load_images(data, size=wanted[1])
+    test, test_labels = load_images(data, "test", size=wanted[1]) if unseen is None else load_images(unseen, size=wanted[1])
     for name, images in ((data, train), (unseen or data, test)):
         if tuple(images.shape[1:]) != wanted:
             raise ValueError(f"the network draws images of shape {wanted}, those of {name} are {tuple(images.shape[1:])}; wanted the data it was trained on")
@@ -88,7 +93,7 @@ def evaluate(run: str | Path, how: Sampling = Sampling(), *, data: str | None = 
     if classifier is not None:
         result["sampling"] = asdict(how)
         samples, labels = draw(checkpoint, how, batch_size=batch_size, keep=keep, progress=progress)
-        if keep is not None:
+        if keep is not None and distributed.rank() == 0:
             write_picture(samples, keep.with_suffix(".png"))
         known = data == "fashion-mnist"  # the classifier's classes are those of the labels
         result |= measure_pictures(classifier, samples, labels if known else None, train, test, test_labels if known else None, seed=how.seed, progress=progress)
@@ -96,7 +101,7 @@ def evaluate(run: str | Path, how: Sampling = Sampling(), *, data: str | None = 
         given = test_labels is not None and classes is not None
         result["bits_per_dim"] = {
             split: measure_bound(checkpoint, images, labels if given else None, bound, variance=how.variance or "beta", seed=how.seed,
-                                 batch_size=batch_size, progress=progress, desc=f"bound, {split}")
+                                 evaluations=evaluations, batch_size=batch_size, progress=progress, desc=f"bound, {split}")
             for split, images, labels in (("test", test, test_labels), ("train", train, train_labels))
         }  # fmt: skip
     return result | {"seconds": round(time.monotonic() - began, 1)}
@@ -118,41 +123,47 @@ def draw(checkpoint: Checkpoint, how: Sampling, *, batch_size: int = 64, keep: P
     settings = {"weights_sha256": _sha256(checkpoint), **asdict(how)}
     images = torch.empty(0, *shape, dtype=torch.uint8) if keep is None else _kept(keep, settings, shape)
     steps = schedule.T if how.steps is None else how.steps
-    batches = [range(first, min(first + batch_size, how.n)) for first in range(len(images), how.n, batch_size)]
-    with tqdm(total=len(batches) * steps, unit="step", desc=f"{how.n} samples", disable=not progress, dynamic_ncols=True) as bar:
-        for chosen in batches:
-            for t, x, _ in sample_steps(model, schedule, (len(chosen), *shape), steps=how.steps, sampler=how.sampler,
+    together = batch_size * distributed.size()
+    batches = [range(first, min(first + together, how.n)) for first in range(len(images), how.n, together)]
+    with tqdm(total=len(batches) * steps, unit="step", desc=f"{how.n} samples", disable=_quiet(progress), dynamic_ncols=True) as bar:
+        for batch in batches:
+            chosen = batch[_slice(distributed.shard(len(batch)))]
+            x = torch.empty(0, *shape)
+            for t, x, _ in () if not chosen else sample_steps(model, schedule, (len(chosen), *shape), steps=how.steps, sampler=how.sampler,
                                         variance=how.variance or "beta", generator=[torch.Generator().manual_seed(mix(how.seed, "image", i)) for i in chosen],
                                         labels=None if labels is None else labels[chosen.start : chosen.stop], guidance=how.guidance):  # fmt: skip
                 bar.update(t > 0)
-            images = torch.cat([images, to_uint8(x).cpu()])
-            if keep is not None:
+            images = torch.cat([images, distributed.gather(to_uint8(x).cpu())])
+            if keep is not None and distributed.rank() == 0:
                 _keep(keep, images, settings)
     return images, labels
 
 
 def measure_bound(checkpoint: Checkpoint, images: Tensor, labels: Tensor | None, n: int, *, variance: str = "beta", seed: int = 0,
-                  batch_size: int = 64, progress: bool = False, desc: str = "bound") -> dict[str, Any]:  # fmt: skip
+                  evaluations: int | None = None, batch_size: int = 64, progress: bool = False, desc: str = "bound") -> dict[str, Any]:  # fmt: skip
     """Eq. (5) in bits per dimension on n images chosen by the seed: mean and standard error over images; x0_hat is clipped.
 
-    labels  tell the network the class of each image: then it is the bound of -log p(x | y)
+    labels       tell the network the class of each image: then it is the bound of -log p(x | y)
+    evaluations  None: every term, at every t. A number: the unbiased estimate of `bits_per_dim_estimate` from so many
     Raises ValueError for fewer than two images or more than there are.
     """
     from tqdm.auto import tqdm
 
     if not 2 <= n <= len(images):
         raise ValueError(f"the bound of {n} images; wanted from 2, of which a standard error can be taken, to {len(images)}")
-    g = torch.Generator().manual_seed(mix(seed, "bound"))
-    chosen = torch.randperm(len(images), generator=g)[:n]
-    model, device = checkpoint.model, next(checkpoint.model.parameters()).device
-    totals = []
-    for batch in tqdm(torch.split(chosen, batch_size), unit="batch", desc=desc, disable=not progress, dynamic_ncols=True):
-        x0 = to_model_range(images[batch]).to(device)
-        y = None if labels is None else labels[batch].to(device)
-        totals.append(bits_per_dim(model if y is None else lambda x, t, y=y: model(x, t, y), checkpoint.schedule, x0, variance, clip_x0=True,
-                                   generator=g, progress=progress).total)  # fmt: skip
-    total = torch.cat(totals).double()
-    return {"mean": float(total.mean()), "error": float(total.std()) / math.sqrt(n), "images": n, "given": None if labels is None else "label"}
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(seed, "bound")))[:n]
+    mine = chosen[_slice(distributed.shard(n))]
+    device, totals = next(checkpoint.model.parameters()).device, [torch.empty(0)]
+    for batch in tqdm(torch.split(mine, batch_size) if len(mine) else (), unit="batch", desc=desc, disable=_quiet(progress) or len(mine) <= batch_size, dynamic_ncols=True):
+        x0, y = to_model_range(images[batch]).to(device), None if labels is None else labels[batch]
+        noise = [torch.Generator().manual_seed(mix(seed, "bound", i)) for i in batch.tolist()]
+        if evaluations is None:
+            totals += [bits_per_dim(checkpoint.model, checkpoint.schedule, x0, variance, True, noise, not _quiet(progress), y).total]
+        else:
+            totals += [bits_per_dim_estimate(checkpoint.model, checkpoint.schedule, x0, variance, True, noise, labels=y, evaluations=evaluations).total]
+    total = distributed.gather(torch.cat(totals)).double()
+    return {"mean": float(total.mean()), "error": float(total.std()) / math.sqrt(n), "images": n, "evaluations": evaluations,
+            "given": None if labels is None else "label"}  # fmt: skip
 
 
 def measure_pictures(classifier: Classifier, samples: Tensor, labels: Tensor | None, train: Tensor, test: Tensor, test_labels: Tensor | None = None, *,
@@ -165,9 +176,9 @@ def measure_pictures(classifier: Classifier, samples: Tensor, labels: Tensor | N
     n = min(len(samples), len(test))
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(mix(seed, "floor")))
     sets = [order[i * n : (i + 1) * n] for i in range(min(len(test) // n, 5))]
-    drawn, drawn_logits = classify(classifier, samples, progress=progress, desc="features of the samples")
-    real, real_logits = classify(classifier, test, progress=progress, desc="features of the test images")
-    known, _ = classify(classifier, train, progress=progress, desc="features of the training images")
+    drawn, drawn_logits = _classified(classifier, samples, progress, "features of the samples")
+    real, real_logits = _classified(classifier, test, progress, "features of the test images")
+    known, _ = _classified(classifier, train, progress, "features of the training images")
 
     reference = (known.double().mean(0), known.double().T.cov())
     floor = torch.tensor([frechet_distance(real[chosen], reference) for chosen in sets], dtype=torch.float64)
@@ -189,11 +200,17 @@ def measure_pictures(classifier: Classifier, samples: Tensor, labels: Tensor | N
         result["classifier"] = {"sha256": classifier.card["sha256"], "accuracy": classifier.card["accuracy"]}
         result["classes"] = _classes(drawn_logits, labels, real_logits, test_labels)
     chosen = sets[0]
-    result["memorisation"] = {
-        "pixels": _distances(memorisation(to_model_range(samples), to_model_range(test[chosen]), to_model_range(train))),
-        "features": _distances(memorisation(drawn, real[chosen], known)),
-    }
+    result["memorisation"] = {"features": _distances(memorisation(drawn, real[chosen], known))}
+    if train.numel() <= MOST_PIXELS:
+        pixels = memorisation(to_model_range(samples), to_model_range(test[chosen]), to_model_range(train))
+        result["memorisation"] = {"pixels": _distances(pixels), **result["memorisation"]}
     return result
+
+
+def _classified(classifier: Classifier, images: Tensor, progress: bool, desc: str) -> tuple[Tensor, Tensor]:
+    """`classify`, each rank its share; every rank has at least one image, since test sets are larger than clusters."""
+    features, logits = classify(classifier, images[_slice(distributed.shard(len(images)))], progress=not _quiet(progress), desc=desc)
+    return distributed.gather(features), distributed.gather(logits)
 
 
 def _classes(drawn: Tensor, labels: Tensor | None, real: Tensor, real_labels: Tensor | None) -> dict[str, Any]:
@@ -255,6 +272,14 @@ def table(result: dict[str, Any]) -> str:
 
 def _row(name: str, samples: str, real: str) -> str:
     return f"{name:48}{samples:>20}  {real:>20}"
+
+
+def _slice(part: range) -> slice:
+    return slice(part.start, part.stop)
+
+
+def _quiet(progress: bool) -> bool:
+    return not progress or distributed.rank() > 0
 
 
 def claim(path: Path) -> None:

@@ -99,7 +99,7 @@ def inception_features(device: str | torch.device = "cpu") -> Classifier:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
-        raise FileNotFoundError("Inception features need torch-fidelity, which is not installed; run: pip install 'ddpm-core[inception]', "
+        raise FileNotFoundError("Inception features need torch-fidelity, which is not installed; run: pip install torch-fidelity, "
                                 f"and without a network also bring {INCEPTION_ADDRESS} to {file}") from error  # fmt: skip
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def frechet_distance(features_a: Array | Moments, features_b: Array | Moments) -
        Inception it is the FID. It is too large for few samples, so compare figures for the same N only.
     Float64 throughout. With C_a = F_a^T F_a and C_b = F_b^T F_b, the trace of the root is the sum of the singular values of F_a F_b^T:
     real, and exact where the covariances are singular, which they are whenever N <= D.
-    (Dowson and Landau 1982; Heusel et al. 2017, Eq. (6))
+    (Dowson and Landau 1982; Heusel et al. 2017, equation 6)
     Raises TypeError or ValueError for fewer than two samples, NaN, other than two dimensions, and different widths.
     """
     (mean_a, factor_a), (mean_b, factor_b) = _gaussian(features_a, "features_a"), _gaussian(features_b, "features_b")

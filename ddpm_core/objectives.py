@@ -34,7 +34,7 @@ Objective = Callable[[Model, Schedule, Tensor, Tensor, Tensor], Tensor]
 
 
 def mu_error(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
-    """|| mu_tilde_t(x_t, x_0) - mu_theta(x_t, t) ||^2 / D: Eq. (8) without its weight. ("mu prediction, unweighted", Table 2)
+    """|| mu_tilde_t(x_t, x_0) - mu_theta(x_t, t) ||^2 / D: Eq. (8) without its weight. (Table 2)
 
     model   callable (x_t, t) -> eps_hat       x0   (B, ...) float, images in [-1, 1], D numbers each
     t       int or LongTensor (B,) in 1..T     eps  like x0, standard normal             ->  (B,)

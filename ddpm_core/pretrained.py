@@ -10,6 +10,7 @@ Only JSON and tensors are exchanged: diffusers is never imported, and huggingfac
 """
 
 import json
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -334,7 +335,7 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
         try:
             weights = load_file(file)
         except SafetensorError as error:
-            raise ValueError(f"{file} ({file.stat().st_size} bytes) is truncated, a Git LFS pointer or no safetensors file ({error}); "
+            raise ValueError(f"{file} ({file.stat().st_size} bytes) is truncated or damaged, or a Git LFS pointer ({error}); "
                              "take another copy") from error  # fmt: skip
     elif (file := folder / f"{WEIGHTS}.bin").is_file():
         weights = _unpickle(file)
@@ -357,13 +358,14 @@ def _unpickle(file: Path) -> dict[str, Tensor]:
                          "(CVE-2025-32434); wanted a .safetensors file, or torch 2.6")  # fmt: skip
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        asks = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"asks for {asks[1]}, which could run code" if asks else "asks for more, or is no pickle"
+        raise ValueError(f"{file} was refused and nothing of it executed: a pickle of tensors was wanted, and it {what}. "
+                         "Ask for a .safetensors file") from None  # torch's own message advises to switch its guard off  # fmt: skip
     except Exception as error:  # a stranger's bytes can fail anywhere in it
-        if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(f"{file} was refused and nothing of it executed: a pickle of tensors was wanted, and it asks for {forbidden[1]}, "
-                             "which could run code. Ask for a .safetensors file") from error  # fmt: skip
-        raise ValueError(f"{file} ({file.stat().st_size} bytes) is truncated, a Git LFS pointer or no pickle of tensors alone "
-                         f"({' '.join(str(error).split())[:150] or type(error).__name__}); nothing of it was executed. "
-                         "Take another copy") from error  # fmt: skip
+        raise ValueError(f"{file} ({file.stat().st_size} bytes) is truncated or damaged ({' '.join(str(error).split())[:150] or 'it ends early'}); "
+                         "take another copy") from error  # fmt: skip
     if not isinstance(weights, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise ValueError(f"{file} holds a {type(weights).__name__} of other things than named tensors; wanted the state_dict of a UNet2DModel")
     return weights

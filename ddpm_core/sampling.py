@@ -130,7 +130,8 @@ def _device(model: Model, x_T: Tensor | None, generator: Generator | Sequence[Ge
 
 
 def _check(schedule: Schedule, shape: Sequence[int], steps: int | None, sampler: str, variance: str,
-           generator: Generator | Sequence[Generator] | None, x_T: Tensor | None, labels: Tensor | None, guidance: float) -> tuple[int, ...]:  # fmt: skip
+           generator: Generator | Sequence[Generator] | None, x_T: Tensor | None, labels: Tensor | None,
+           guidance: float) -> tuple[int, ...]:  # fmt: skip
     """Raise for arguments of `sample_steps` that do not fit; returns the shape as a tuple."""
     if not isinstance(schedule, Schedule):
         raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")

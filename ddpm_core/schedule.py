@@ -64,7 +64,10 @@ class Schedule:
 
 
 def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
-    """The paper's schedule: beta_t grows linearly from beta_1 to beta_T. (Section 4)"""
+    """The paper's schedule: beta_t grows linearly from beta_1 to beta_T. (Section 4)
+
+    Raises ValueError for a T below 1, and for betas that are not between 0 and 1.
+    """
     _check_steps(T)
     if not (0 < beta_1 < 1 and 0 < beta_T < 1):
         raise ValueError(f"beta_1 = {beta_1}, beta_T = {beta_T}; wanted both strictly between 0 and 1 (the paper: 1e-4 and 0.02)")
@@ -72,7 +75,10 @@ def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -
 
 
 def cosine_schedule(T: int = 1000) -> Schedule:
-    """alpha_bar_t = f(t)/f(0), f(t) = cos^2((t/T + 0.008)/1.008 * pi/2), beta_t at most 0.999. (Nichol and Dhariwal 2021, Eq. (17))"""
+    """alpha_bar_t = f(t)/f(0), f(t) = cos^2((t/T + 0.008)/1.008 * pi/2), beta_t at most 0.999. (Nichol and Dhariwal 2021, equation 17)
+
+    Raises ValueError for a T below 1.
+    """
     _check_steps(T)
     f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + 0.008) / 1.008 * math.pi / 2) ** 2
     return Schedule((1 - f[1:] / f[:-1]).clamp(max=0.999))

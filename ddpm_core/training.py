@@ -12,6 +12,7 @@ import math
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -96,6 +97,8 @@ def train(model: nn.Module, schedule: Schedule, images: Tensor | Stream | Iterab
     if isinstance(images, Tensor) and batch_size % ranks:
         raise ValueError(f"batch_size = {batch_size} cannot be split over {ranks} processes; wanted a multiple of {ranks}")
     out = Path(out) if out is not None else None
+    if first and out is not None:
+        _check_writable(out)
     board = _board_folder(tensorboard, out)
     where = choose_device(device)
     how = choose(describe(where), steps, precision, channels_last, fused, compile)
@@ -384,6 +387,16 @@ def read_log(file: str | Path) -> list[dict[str, Any]]:
     """The lines of a log.jsonl; a last line cut short by a crash is left out."""
     lines = Path(file).read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
+
+
+def _check_writable(out: Path) -> None:
+    """Raise now, not after the first thousand steps, if `out` cannot be written to. Leaves no trace."""
+    there = next(folder for folder in [out, *out.absolute().parents] if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(f"out = {out} cannot be written to ({error}); wanted a folder, there or to be made, for checkpoints and the log") from error
 
 
 def _check_settings(**settings: float) -> None:

@@ -219,3 +219,15 @@ def test_the_saved_grid_is_what_sample_returns(trained):
     checkpoint = load_checkpoint(trained)
     x = sample(checkpoint.model, checkpoint.schedule, (1, 1, 8, 8), generator=[generator(mix(3, "image", 0))], labels=torch.tensor([2]))
     assert np.array_equal(grid, to_uint8(x)[0, 0].numpy())
+
+
+def test_init_begins_with_the_weights_of_a_checkpoint(folder, capsys):
+    small = ["train", "--data", f"folder:{folder / 'pictures'}", "--width", "8", "--multipliers", "1", "--attention", "--batch-size", "2", "--device", "cpu"]
+    begin = ["--groups", "8", "--init", str(folder / "first")]
+    assert main([*small, "--groups", "4", "--steps", "2", "--out", str(folder / "first")]) == 0
+    assert main([*small, *begin, "--steps", "1", "--lr", "1e-12", "--out", str(folder / "second"), "--seed", "5"]) == 0
+    first, second = (load_checkpoint(folder / name) for name in ("first", "second"))
+    assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True))
+    assert second.model.config["groups"] == 8 and second.info["init"]["groups"] == 4 and second.info["init"]["step"] == 2
+    assert main([*small, *begin, "--blocks", "2", "--steps", "1", "--out", str(folder / "third")]) == 2
+    assert "other sizes" in capsys.readouterr().err and not (folder / "third").exists()

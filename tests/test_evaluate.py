@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,11 +14,14 @@ from PIL import Image
 
 import ddpm_core
 from ddpm_core import Schedule, bits_per_dim, evaluation, frechet_distance, inception_score, load_checkpoint, load_images, save_checkpoint, to_model_range
+from ddpm_core.bound import bits_per_dim_estimate
 from ddpm_core.cli import main
+from ddpm_core.distributed import mix
 from ddpm_core.evaluation import Sampling, draw, evaluate, measure_bound, measure_pictures, table
 from ddpm_core.features import classify, fashion_features
 from ddpm_core.unet import UNet
 from laboratory import generator, randomise
+from test_training import ENVIRONMENT
 
 QUIET = dict(progress=False, device="cpu")
 
@@ -34,7 +39,9 @@ def real():
 
 @pytest.fixture
 def small(real, monkeypatch):
-    monkeypatch.setattr(evaluation, "load_images", lambda name, split="train": real[split] if name == "fashion-mnist" else load_images(name, split))
+    """The first 60 of each, where the figures themselves do not matter."""
+    first = {split: (images[:60], labels[:60]) for split, (images, labels) in real.items()}
+    monkeypatch.setattr(evaluation, "load_images", lambda name, split="train", size=None: first[split] if name == "fashion-mnist" else load_images(name, split, size=size))
 
 
 def network(size: int = 28, classes: int | None = 10) -> UNet:
@@ -67,17 +74,18 @@ def test_the_command(run, small, real, capsys):
         samples = torch.from_numpy(file["images"])
     assert samples.shape == (30, 1, 28, 28) and samples.dtype == torch.uint8
     features, logits = classify(fashion_features(), samples)
-    known, _ = classify(fashion_features(), real["train"][0])
+    train, test_labels = real["train"][0][:60], real["test"][1][:60]
+    known, _ = classify(fashion_features(), train)
     assert result["frechet"]["samples"] == pytest.approx(frechet_distance(features, known), rel=1e-6)
-    assert result["frechet"]["images"] == [30, 30, 300]
+    assert result["frechet"]["images"] == [30, 30, 60]
     assert result["score"]["samples"] == pytest.approx(inception_score(logits, 10)[0], rel=1e-6)
     p, answer = logits.softmax(1).max(1)
     assert result["classes"]["sure"] == pytest.approx(float((p > 0.9).double().mean()))
     assert result["classes"]["shares"] == pytest.approx([float((answer == k).double().mean()) for k in range(10)])
     labels = torch.arange(30) * 10 // 30
     assert result["classes"]["as_asked"] == pytest.approx(float((answer == labels).double().mean()))
-    assert result["classes"]["shares_real"] == pytest.approx([float((real["test"][1] == k).double().mean()) for k in range(10)])
-    pixels = torch.cdist(to_model_range(samples).flatten(1).double(), to_model_range(real["train"][0]).flatten(1).double()).min(1).values
+    assert result["classes"]["shares_real"] == pytest.approx([float((test_labels == k).double().mean()) for k in range(10)])
+    pixels = torch.cdist(to_model_range(samples).flatten(1).double(), to_model_range(train).flatten(1).double()).min(1).values
     assert result["memorisation"]["pixels"]["samples"][2] == pytest.approx(float(pixels.median()), rel=0.02)  # of 30, between two
     assert result["memorisation"]["pixels"]["nearest_sample"] == pytest.approx(float(pixels.min()), rel=1e-5)
 
@@ -202,14 +210,25 @@ def test_figures_of_another_network_are_called_fid_and_have_no_classes(real):
 def test_the_bound_is_that_of_bits_per_dim(run, real):
     checkpoint, (images, labels) = load_checkpoint(run), real["test"]
     result = measure_bound(checkpoint, images, None, 6, seed=2, batch_size=4)
-    g = torch.Generator().manual_seed(evaluation.mix(2, "bound"))
-    chosen = torch.randperm(len(images), generator=g)[:6]
-    totals = torch.cat([bits_per_dim(checkpoint.model, checkpoint.schedule, to_model_range(images[part]), clip_x0=True, generator=g).total for part in chosen.split(4)])
-    assert result == {"mean": pytest.approx(float(totals.mean())), "error": pytest.approx(float(totals.std()) / 6**0.5), "images": 6, "given": None}
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(2, "bound")))[:6]
+    noise = [torch.Generator().manual_seed(mix(2, "bound", int(i))) for i in chosen]
+    total = bits_per_dim(checkpoint.model, checkpoint.schedule, to_model_range(images[chosen]), clip_x0=True, generator=noise).total
+    assert result == {"mean": pytest.approx(float(total.mean())), "error": pytest.approx(float(total.std()) / 6**0.5), "images": 6,
+                      "evaluations": None, "given": None}  # fmt: skip
     told = measure_bound(checkpoint, images, labels, 6, seed=2, batch_size=4)
     assert told["given"] == "label" and told["mean"] != pytest.approx(result["mean"], rel=1e-4)
     wrong = measure_bound(checkpoint, images, (labels + 1) % 10, 6, seed=2, batch_size=4)
     assert wrong["mean"] != pytest.approx(told["mean"], rel=1e-4)
+
+
+def test_an_estimate_of_the_bound_is_that_of_its_function(run, real):
+    checkpoint, (images, labels) = load_checkpoint(run), real["test"]
+    result = measure_bound(checkpoint, images, labels, 6, seed=2, evaluations=4)
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(2, "bound")))[:6]
+    noise = [torch.Generator().manual_seed(mix(2, "bound", int(i))) for i in chosen]
+    total = bits_per_dim_estimate(checkpoint.model, checkpoint.schedule, to_model_range(images[chosen]), clip_x0=True, generator=noise,
+                                  labels=labels[chosen], evaluations=4).total  # fmt: skip
+    assert result["mean"] == pytest.approx(float(total.mean())) and result["evaluations"] == 4
 
 
 def test_the_bound_alone_draws_nothing(run, small, monkeypatch, capsys):
@@ -231,10 +250,37 @@ def test_folders_and_networks_without_classes(tmp_path, capsys, monkeypatch):
     images, labels = draw(load_checkpoint(tmp_path / "run"), Sampling(3))
     assert labels is None and images.shape == (3, 1, 8, 8)
 
-    monkeypatch.setitem(__import__("sys").modules, "torch_fidelity", None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.setattr(evaluation, "draw", None)
     assert main(["evaluate", f"{tmp_path}/run", "--unseen", f"folder:{tmp_path}/unseen", "--device", "cpu"]) == 2  # auto: Inception
     assert "Inception features need torch-fidelity, which is not installed; run: pip install" in capsys.readouterr().err
+
+
+def test_two_processes_measure_what_one_does(tmp_path, real):
+    """Under torchrun: the samples, the bound and all figures, to rounding; rank 0 alone writes and speaks."""
+    for split, (images, _) in real.items():
+        (tmp_path / split).mkdir()
+        for i, image in enumerate(images[:21]):
+            Image.fromarray(image[0].numpy()).save(tmp_path / split / f"{i:02d}.png")
+    save_checkpoint(tmp_path / "run", network(), Schedule([0.1, 0.4]), info={"data": f"folder:{tmp_path}/train"})
+    command = ["evaluate", f"{tmp_path}/run", "--unseen", f"folder:{tmp_path}/test", "--features", "fashion", "-n", "7", "--batch-size", "3", "--bound", "5",
+               "--keep-samples", "--device", "cpu"]  # fmt: skip
+    assert main([*command, "--out", f"{tmp_path}/one/results.json"]) == 0
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ddpm_core", *command, "--out",
+                           f"{tmp_path}/two/results.json"], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Frechet") == done.stdout.count("written") == 1
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["results.json", "results.npz", "results.png"]
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    pixels = [np.load(tmp_path / name / "results.npz")["images"].astype(int) for name in ("one", "two")]
+    assert pixels[0].shape == pixels[1].shape == (7, 1, 28, 28) and np.abs(pixels[0] - pixels[1]).max() <= 1
+    for path in (("bits_per_dim", "test", "mean"), ("bits_per_dim", "train", "error"), ("frechet", "floor"), ("score", "real")):
+        a, b = one, two
+        for key in path:
+            a, b = a[key], b[key]
+        assert a == pytest.approx(b, rel=1e-4), path
+    assert one["frechet"]["samples"] == pytest.approx(two["frechet"]["samples"], rel=0.02)  # pixels may be rounded up or down
+    assert one["memorisation"]["pixels"]["samples"] == pytest.approx(two["memorisation"]["pixels"]["samples"], rel=0.01)
 
 
 def test_a_learned_variance_is_used(run, monkeypatch):
@@ -248,15 +294,16 @@ def test_a_learned_variance_is_used(run, monkeypatch):
 @pytest.mark.parametrize(("more", "says"), [
     (["-n", "1"], "n = 1, batch_size = 64; wanted at least 2 samples"),
     (["--batch-size", "0"], "batches of 0"),
-    (["--bound", "1"], "bound of 1 images; wanted at least 1, and 0 or from 2 to 240"),
-    (["--bound", "241"], "bound of 241 images"),
+    (["--bound", "1"], "bound of 1 images; wanted at least 1, and 0 or from 2 to 60"),
+    (["--bound", "61"], "bound of 61 images"),
     (["--bound", "-3"], "bound of -3 images"),
     (["--features", "none"], "nothing to measure"),
     (["--steps", "0"], "steps = 0; wanted None, or a whole number from 1 to T = 4"),
     (["--steps", "5"], "steps = 5"),
     (["--out", "results.txt"], "wanted a file name that ends in .json"),
     (["--data", "nonsense"], "unknown data set 'nonsense'"),
-    (["--data", "folder:somewhere"], "has no test split; name images that the network has not seen with --unseen"),
+    (["--bound", "4", "--features", "none", "--evaluations", "3"], "evaluations = 3; wanted an even number"),
+    (["--data", "folder:somewhere"], "is a folder and has no test split; name images that the network has not seen with --unseen"),
     (["--unseen", "folder:somewhere"], "somewhere is not a folder"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_one_line(run, small, more, says, capsys, tmp_path, monkeypatch):

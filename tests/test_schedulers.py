@@ -160,10 +160,10 @@ def visiting(times):
 
 @clipping
 @tables
-@pytest.mark.parametrize("spacing, offset, steps", [("leading", 0, 50), ("leading", 1, 20), ("trailing", 0, 50), ("leading", 0, 1), ("trailing", 0, 8)])
-def test_ddim_with_fewer_steps_at_the_times_that_they_choose(clip, exact, spacing, offset, steps):
+@pytest.mark.parametrize("spacing, offset, n", [("leading", 0, 50), ("leading", 1, 20), ("trailing", 0, 50), ("trailing", 0, 8), ("leading", 0, 1)])
+def test_ddim_with_fewer_steps_at_the_times_that_they_choose(clip, exact, spacing, offset, n):
     theirs = ddim(exact=exact, clip_sample=clip, timestep_spacing=spacing, steps_offset=offset)
-    theirs.set_timesteps(steps)
+    theirs.set_timesteps(n)
     times = [0, *(theirs.timesteps.flip(0) + 1).tolist()]
     assert (times[-1] == 1000) == (spacing == "trailing") and (times[1] == 1 + offset) == (spacing == "leading")
     model, schedule = visiting(times)
@@ -184,7 +184,7 @@ def test_ddim_with_fewer_steps_at_the_times_that_we_choose(clip, steps):
 
 
 def test_their_ddim_does_not_visit_its_own_linspace_times():
-    """... so ours is not compared with it there: the next of their times after 999 is 979, and 999 - 1000 // 50 is 979, but after 489 it is 469."""
+    """... so ours is not compared with it there: their 50 times are 999 / 49 = 20.4 apart, but each step goes back by 1000 // 50 = 20."""
     theirs = ddim(timestep_spacing="linspace")
     theirs.set_timesteps(50)
     aimed, visited = theirs.timesteps[:-1] - 1000 // 50, theirs.timesteps[1:]

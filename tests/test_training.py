@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -5,7 +6,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 import pytest
 import torch
@@ -350,6 +357,7 @@ KILLED = textwrap.dedent("""
     import torch
     from pathlib import Path
     from ddpm_core import Schedule, UNet, load_checkpoint, train
+    from ddpm_core.training import read_log
     torch.set_num_threads(1)
     out, images = Path(sys.argv[1]), torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
     random.seed(0)
@@ -357,7 +365,7 @@ KILLED = textwrap.dedent("""
     for kill in range(2):
         child = os.fork()
         if child == 0:
-            train(model, Schedule([0.1, 0.2]), images, steps=10**6, batch_size=2, save_every=1, out=out, resume=newest > 0,
+            train(model, Schedule([0.1, 0.2]), images, steps=10**6, batch_size=2, save_every=1, log_every=1, out=out, resume=newest > 0,
                   device="cpu", precision="float32", progress=False)
         while not any(p.name > f"step-{newest:08d}" for p in out.glob("step-*")):
             time.sleep(0.001)
@@ -367,6 +375,8 @@ KILLED = textwrap.dedent("""
         checkpoint = load_checkpoint(out, training=True)
         assert checkpoint.step > newest and all(t.isfinite().all() for t in checkpoint.training.values())
         newest = checkpoint.step
+        steps = [line["step"] for line in read_log(out / "log.jsonl")]
+        assert steps == list(range(1, len(steps) + 1)) and len(steps) >= newest  # each step once: what was repeated replaced what was lost
     print("survived", len(list(out.glob(".step-*"))))
 """)
 
@@ -376,6 +386,138 @@ def test_kill_9_at_random_moments_leaves_the_newest_checkpoint_whole(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "r")], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("survived") and int(done.stdout.split()[1]) <= 1  # what a kill left half-written is cleared away later
+
+
+def test_a_ctrl_c_between_two_decisions_of_a_step_is_saved_too(tmp_path, monkeypatch):
+    right = training.Log.write
+
+    def write(self, step, loss, lr):
+        right(self, step, loss, lr)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)  # after it was decided that step 3 is not saved
+
+    monkeypatch.setattr(training.Log, "write", write)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 4"):
+        run(Scale(), pictures(), steps=9, out=tmp_path / "r", log_every=1)
+    assert load_checkpoint(tmp_path / "r", model=Scale()).step == 4
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return ddpm_core.UNet(8, 1, 8, (1,), 1, (), 0.3, groups=4)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_mixed_precision_is_resumed_exactly(tmp_path, precision):
+    args = dict(precision=precision, lr=1e-2, save_every=100)
+    whole = run(small(), pictures(), steps=6, out=tmp_path / "whole", **args)
+    run(small(), pictures(), steps=3, out=tmp_path / "parts", **args)
+    parts = run(small(), pictures(), steps=6, out=tmp_path / "parts", resume=True, **args)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters()))
+    scalers = [load_checkpoint(tmp_path / name).info["scaler"] for name in ("whole", "parts")]
+    assert scalers[0] == scalers[1] and bool(scalers[0]) == (precision == "float16")
+    assert precision == "bfloat16" or scalers[0]["_growth_tracker"] == 6
+
+
+def test_a_step_that_overflows_in_float16_is_left_out_and_the_scale_halved():
+    """65536 times a loss of 1e35 is more than float32 holds, so the gradient is no number; such a step must change nothing."""
+    factors = iter([1.0, 1e35, 1.0])
+    objective = lambda *arguments: next(factors) * ddpm_core.simple_loss(*arguments)
+    state = start(small(), CPU, "float16", 1e-3)
+    steps = training_steps(state, SHORT, shuffled(pictures(), None, 4, 0), steps=3, warmup=0, precision="float16", objective=objective)
+    weights = lambda: [p.detach().clone() for p in state.model.parameters()]
+    taken = lambda: {int(s["step"]) for s in state.optimizer.state.values()}
+    next(steps)
+    before, scale = weights(), state.scaler.get_scale()
+    assert taken() == {1}
+    next(steps)
+    assert state.loss.isfinite() and not any(p.grad.isfinite().all() for p in state.model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, weights())) and taken() == {1} and state.scaler.get_scale() == scale / 2
+    next(steps)
+    assert not all(torch.equal(a, b) for a, b in zip(before, weights())) and taken() == {2}
+    assert all(p.isfinite().all() for p in [*state.model.parameters(), *state.ema.parameters()])
+
+
+def test_labels_from_a_loader_for_a_model_without_classes():
+    with pytest.raises(ValueError, match="labels were given for a model without classes"):
+        run(small(), [(pictures(4), torch.zeros(4, dtype=torch.int64))], steps=1)
+
+
+@contextmanager
+def files_of_at_most(size: int):
+    """The system refuses to write more to any file, as it does when the disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.skipif(resource is None, reason="this system cannot limit the size of files")
+@pytest.mark.parametrize("limit, name", [(20_000, "step-00000004"), (10, "log.jsonl")], ids=["checkpoint", "log"])
+def test_a_full_disk_loses_nothing(tmp_path, limit, name):
+    args = dict(lr=1e-2, save_every=2, log_every=1)
+    whole = run(small(), pictures(), steps=6, out=tmp_path / "whole", **args)
+    run(small(), pictures(), steps=2, out=tmp_path / "r", **args)
+    before = {p: p.read_bytes() for p in (tmp_path / "r").rglob("*") if p.is_file()}
+    with files_of_at_most(limit), pytest.raises(OSError, match=f"{name} could not be written .*untouched. Free some space"):
+        run(small(), pictures(), steps=6, out=tmp_path / "r", resume=True, **args)
+    for path, content in before.items():
+        assert path.read_bytes().startswith(content)  # the log may have gained lines
+    assert load_checkpoint(tmp_path / "r").step == 2
+    resumed = run(small(), pictures(), steps=6, out=tmp_path / "r", resume=True, **args)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters())) and losses(tmp_path / "r") == losses(tmp_path / "whole")
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["log.jsonl", "step-00000006"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_first_step(tmp_path, batches, monkeypatch):
+    (tmp_path / "file").write_text("kept")
+    for out in ("/proc/run", tmp_path / "file" / "run", tmp_path / "file"):
+        with pytest.raises(OSError, match="cannot be written to .*wanted a folder"):
+            run(Scale(), pictures(), steps=1, out=out)
+
+    def refuse(**kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(training.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OSError, match="r cannot be written to .*Read-only file system"):
+        run(Scale(), pictures(), steps=1, out=tmp_path / "r")
+    assert batches == [] and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_what_the_log_says_also_after_resuming(tmp_path):
+    args = dict(log_every=1, save_every=2, tensorboard=True, warmup=3, lr=1e-2)
+    run(Scale(), pictures(), steps=5, out=tmp_path / "r", **args)
+    Path(tmp_path / "r" / "step-00000005").rename(tmp_path / "later")
+    run(Scale(), pictures(), steps=2, out=tmp_path / "early", **args)
+    (tmp_path / "early" / "step-00000002").rename(tmp_path / "r" / "step-00000002")  # as if killed after the log's fifth line
+    run(Scale(), pictures(), steps=6, out=tmp_path / "r", resume=True, **args)
+    shown, lines = events(tmp_path / "r" / "tensorboard"), read_log(tmp_path / "r" / "log.jsonl")
+    assert [step for step, _ in shown["loss"]] == [1, 2, 3, 4, 5, 6] == [line["step"] for line in lines]
+    for tag in ("loss", "lr"):
+        assert_close([value for _, value in shown[tag]], [line[tag] for line in lines], rtol=1e-5, atol=1e-6)
+    run(Scale(), pictures(), steps=2, tensorboard=tmp_path / "board", log_every=1)
+    assert len(events(tmp_path / "board")["loss"]) == 2
+
+
+def test_tensorboard_that_cannot_be_written(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="tensorboard=True needs out="):
+        run(Scale(), pictures(), steps=1, tensorboard=True)
+    with pytest.raises(ValueError, match="labels were given for a model without classes"):
+        run(small(), [(pictures(4), torch.zeros(4, dtype=torch.int64))], steps=1, out=tmp_path / "r", tensorboard=True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(FileNotFoundError, match="tensorboard, which is not installed; run: pip install tensorboard"):
+        run(Scale(), pictures(), steps=1, tensorboard=True, out=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+    run(Scale(), pictures(), steps=1)  # and nobody else needs it
 
 
 def test_ctrl_c_in_ddpm_train_leaves_a_resumable_checkpoint_and_status_130(tmp_path):

@@ -79,7 +79,7 @@ def main() -> None:
     for name, i, (a, b), t in tqdm(todo, unit="row", desc="interpolations", dynamic_ncols=True):
         row = between(checkpoint, x0[a], x0[b], t, MIXTURES[name], 1000 * args.seed + i)
         rows.append(torch.cat([row, -torch.ones(COLUMNS - len(row), *row.shape[1:])]))
-    settings = {"road": road, "times": TIMES, "sleeves": pairs, "sleeves_t": 500, "mixtures": MIXTURES, "steps": "t / 10", "variance": "beta", "labels": None}
+    settings = {"road": road, "times": TIMES, "sleeves": pairs, "sleeves_t": 500, "mixtures": MIXTURES, "steps": "t / 10", "variance": "beta_tilde", "labels": None}
     command = shlex.join(["python", "book/_tools/measure_interpolation.py", *sys.argv[1:]])
     keep("interpolation", made_by(checkpoint, command, args.seed, time.monotonic() - began) | settings, torch.cat(rows), columns=COLUMNS)
 

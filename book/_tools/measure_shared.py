@@ -42,7 +42,7 @@ def main() -> None:
         t = TIMES[k]
         seeds = [1_000_000 * (d + 1) + 1000 * t + i for i in range(IMAGES)]
         drawn[:, k, d] = decode(checkpoint.model, schedule, ddpm.q_sample(schedule, x0, t, eps), t, t // 10, seeds)
-    settings = {"index": index.tolist(), "times": TIMES, "draws": DRAWS, "steps": "t / 10", "variance": "beta", "labels": None}
+    settings = {"index": index.tolist(), "times": TIMES, "draws": DRAWS, "steps": "t / 10", "variance": "beta_tilde", "labels": None}
     command = shlex.join(["python", "book/_tools/measure_shared.py", *sys.argv[1:]])
     keep("shared", made_by(checkpoint, command, args.seed, time.monotonic() - began) | settings, drawn.flatten(0, 2), columns=len(TIMES) * DRAWS)
 

@@ -33,8 +33,8 @@ def machine() -> str:
     return f"{torch.get_num_threads()} cores of an {model} processor, torch {torch.__version__.split('+')[0]}"
 
 
-def training_command(network: dict, info: dict) -> str:
-    words = ["ddpm", "train", "--data", info["data"], "--out", "runs/fashion"]
+def training_command(network: dict, info: dict, out: str = "runs/fashion", init: str | None = None) -> str:
+    words = ["ddpm", "train", "--data", info["data"], "--out", out, *(["--init", init] if init else [])]
     for name in ("steps", "batch_size", "lr", "warmup", "decay", "ema", "seed"):
         words += [f"--{name.replace('_', '-')}", f"{info['training'][name]:g}" if isinstance(info["training"][name], float) else str(info["training"][name])]
     for name in ("width", "multipliers", "blocks", "attention", "groups", "dropout"):
@@ -75,18 +75,27 @@ def main(run: Path, name: str, steps: int | None = None) -> None:
     log, settings = [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()], newest.info["training"]
     network = newest.model.config
     tail = [line["loss"] for line in log[-20:]]
+    every = log[-1]["step"] - log[-2]["step"]
+    commands, seconds_in_all, images_in_all = [], newest.info["seconds"], newest.step * settings["batch_size"]
+    if before := newest.info.get("init"):
+        commands += [training_command(network | {"groups": before["groups"]}, newest.info | before, out="runs/first")]
+        seconds_in_all += before["seconds"]
+        images_in_all += before["step"] * before["training"]["batch_size"]
+    commands += [training_command(network, newest.info, init="runs/first" if before else None)]
+    asked = f"{settings['steps']:,} of {settings['batch_size']} images" + (f", after {before['step']:,} of {before['training']['batch_size']}" if before else "")
+    note = " " + newest.info["note"] if newest.info.get("note") else ""
     (target / "README.md").write_text(f"""# Fashion-MNIST, class-conditional
 
 A U-Net of the paper's structure, {sum(p.numel() for p in newest.model.parameters()):,} parameters, trained by Algorithm 1 on all 60,000 training images.
 
 | | |
 |---|---|
-| command | `{training_command(network, newest.info)}` |
-| seed | {settings["seed"]} |
-| steps | {newest.step:,} of {settings["batch_size"]} images: {newest.step * settings["batch_size"] / 60000:.1f} epochs |
-| wall time | {newest.info["seconds"] / 60:.0f} minutes on {machine()}, shared with other work |
+| {"commands, one after the other" if before else "command"} | {"<br>".join(f"`{command}`" for command in commands)} |
+| seed | {f"{before['training']['seed']}, then " if before else ""}{settings["seed"]} |
+| steps | {asked}: {images_in_all / 60000:.1f} epochs in all |
+| wall time | {seconds_in_all / 60:.0f} minutes on {machine()}, shared with other work |
 | precision | {settings["precision"]} |
-| loss, Eq. (14) | {sum(tail) / len(tail):.4f}, mean over the last {50 * len(tail)} steps; the whole curve is in `log.jsonl` |
+| loss, Eq. (14) | {sum(tail) / len(tail):.4f}, mean over the last {every * len(tail)} steps; the whole curve is in `log.jsonl` |
 | samples | `samples.png`, unselected, by `{card["command"]}`: {seconds} seconds on {card["machine"]} |
 | weights | moving average, float32, SHA-256 `{card["weights_sha256"]}` |
 | licence | MIT, as the data |
@@ -95,8 +104,7 @@ Label 10 means "no label"; it was shown for a tenth of the images, so that the n
 
 **Good at**: naming its classes. Trousers, dresses, boots, sneakers, bags and pullovers are recognised at a glance.
 **Bad at**: fine print, buckles and straps; sandals and patterned shirts are often smeared or speckled. The run is short: the paper's
-networks see each image two thousand times. And with {network["groups"]} groups on {network["width"]} channels, GroupNorm gives each channel of the first level a group of
-its own, which hides t from that level (`UNet`'s `groups` says why); `--groups 8` is the better choice for the next run. No claim is made about anything that is not clothing on a black ground.
+networks see each image two thousand times.{note} No claim is made about anything that is not clothing on a black ground.
 """)
     print(f"{target}: published from {source}")
 

@@ -55,7 +55,9 @@ def digits(x: torch.Tensor, n: int = 5) -> list:
 def decode(model, schedule: ddpm.Schedule, x_t: torch.Tensor, t: int, steps: int, seeds: list[int]) -> torch.Tensor:
     """x_0 ~ p_theta(x_0 | x_t): the reverse process from t on, in `steps` steps, with a noise for each image by its seed.
 
-    The first t betas are a schedule of their own, whose alpha_bar are the same: so Algorithm 2 on it starts at t.
+    The first t betas are a schedule of their own, whose alpha_bar are the same: so Algorithm 2 on it starts at t. The variance is
+    beta_tilde, the better choice where steps are few: beta leaves a grain.
     """
     from_t = ddpm.Schedule(schedule.beta[: t + 1])
-    return ddpm.sample(model, from_t, x_t.shape, steps=steps, x_T=x_t, generator=[torch.Generator().manual_seed(s) for s in seeds])
+    return ddpm.sample(model, from_t, x_t.shape, steps=steps, variance="beta_tilde", x_T=x_t,
+                       generator=[torch.Generator().manual_seed(s) for s in seeds])  # fmt: skip

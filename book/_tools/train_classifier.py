@@ -154,7 +154,7 @@ def main() -> None:
         "direction": "slightly too sure of itself" if result["mean_top_probability"] > result["accuracy"] else "slightly too modest",
     }
     card = {"format": FORMAT, "command": f"python book/_tools/train_classifier.py --epochs {o.epochs} --seed {o.seed}", "seed": o.seed, "epochs": o.epochs,
-            "parameters": sum(p.numel() for p in network.parameters()), "seconds": round(seconds), "machine": machine(), **result, "curve": curve}  # fmt: skip
+            "parameters": sum(p.numel() for p in network.parameters()), "seconds": round(seconds), "machine": machine().replace("1 cores", "1 core"), **result, "curve": curve}  # fmt: skip
     write(o.out, network, card, README, words)
     assert fashion_features(o.out).card["accuracy"] == result["accuracy"]
     print(f"{o.out}: test accuracy {result['accuracy']:.2%}")
