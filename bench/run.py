@@ -36,16 +36,17 @@ AS_IT_COMES = dict(weights="float32", arithmetic="float32", layout="channels fir
 FULL: dict[str, Any] = dict(
     network=dict(image_size=32, channels=3, width=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), dropout=0.1, groups=32),
     small=dict(image_size=28, channels=1, width=32, multipliers=(1, 2, 2), blocks=1, attention=(7,), dropout=0.1, groups=8),
-    sampling=(1, 16, 64), training=(16,), once=64, job_batch=4, job_steps=10, ddim_batch=16, ddim_steps=50, memory_batch=16,
-    bound=(16, 1000), bound_network=(4, 4), lengths=(100, 1000, 4000),
-    batches=(1, 4, 16, 64), sides=(32, 64, 128), widths=(32, 64, 128), together=(16, 10), together_rounds=3, imports=5,
+    sampling=(1, 16, 64), training=(16,), once=64, job_batch=4, job_steps=10, ddim_batch=16, ddim_steps=50, bound=(16, 1000), bound_network=(4, 4),
+    memory=(("sampling", 16, "ours diffusers equal ddp"), ("training", 16, "ours diffusers equal ddp")), lengths=(100, 1000, 4000),
+    batches=(1, 4, 16, 64), sides=(32, 64, 128), widths=(32, 64, 128), processes=(1, 2), together=(16, 10), together_rounds=3,
+    imports="torch ours diffusers", import_rounds=5,
 )  # fmt: skip
 QUICK: dict[str, Any] = dict(
     network=dict(image_size=8, channels=3, width=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1, groups=4),
     small=dict(image_size=8, channels=1, width=8, multipliers=(1,), blocks=1, attention=(), dropout=0.1, groups=4),
-    sampling=(1, 2), training=(2,), once=2, job_batch=2, job_steps=2, ddim_batch=2, ddim_steps=3, memory_batch=2,
-    bound=(2, 5), bound_network=(2, 2), lengths=(20,),
-    batches=(2,), sides=(8,), widths=(8,), together=(2, 2), together_rounds=1, imports=1,
+    sampling=(1, 2), training=(2,), once=2, job_batch=2, job_steps=2, ddim_batch=2, ddim_steps=3, bound=(2, 5), bound_network=(2, 2),
+    memory=(("training", 2, "ours"),), lengths=(20,),
+    batches=(2,), sides=(8,), widths=(8,), processes=(2,), together=(2, 2), together_rounds=1, imports="ours", import_rounds=1,
 )  # fmt: skip
 
 Step = Callable[[], Any]
@@ -157,10 +158,10 @@ class Bench:
 
     def memory(self) -> Iterator[Row]:
         """The peak of a process that takes two steps, less what it has after its imports (on CUDA: what torch has allocated)."""
-        batch = self.sizes["memory_batch"]
-        for what in ("sampling", "training"):
-            names = ["ours", "diffusers", *(["equal"] if self.differs(what) else []), *(["ddp"] if peers.denoising_diffusion_pytorch() else [])]
-            yield dict(what=f"{what} step", batch=batch, unit="bytes", values={name: [self.elsewhere(what, name, batch)] for name in names})
+        for what, batch, names in self.sizes["memory"]:
+            there = dict(equal=self.differs(what), ddp=peers.denoising_diffusion_pytorch() is not None)
+            values = {name: [self.elsewhere(what, name, batch)] for name in names.split() if there.get(name, True)}
+            yield dict(what=f"{what} step", batch=batch, unit="bytes", values=values)
         for T in self.sizes["lengths"]:
             yield dict(what="bits_per_dim", T=T, unit="bytes", values=dict(ours=[self.elsewhere("bound", "ours", T)]))
 
@@ -211,7 +212,7 @@ class Bench:
         for width in self.sizes["widths"]:
             yield row("width", width, small | dict(width=width), min(4, middle))
 
-        seconds: dict[int, list[float]] = {1: [], 2: []}
+        seconds: dict[int, list[float]] = {processes: [] for processes in self.sizes["processes"]}
         for _ in range(self.sizes["together_rounds"]):
             for processes in seconds:
                 seconds[processes].append(self.launch(processes))
@@ -244,8 +245,8 @@ class Bench:
     def imports(self) -> Iterator[Row]:
         """How long Python takes to start and import."""
         lines = dict(torch="import torch", ours="import ddpm_core", diffusers="from diffusers import DDPMPipeline, UNet2DModel")
-        cases = {name: partial(subprocess.run, [sys.executable, "-c", line], check=True) for name, line in lines.items()}
-        yield dict(what="import", unit="s", values=interleave(cases, self.sizes["imports"]))
+        cases = {name: partial(subprocess.run, [sys.executable, "-c", lines[name]], check=True) for name in self.sizes["imports"].split()}
+        yield dict(what="import", unit="s", values=interleave(cases, self.sizes["import_rounds"], warm_up=int(not self.quick)))
 
 
 PARTS = ("networks", "jobs", "memory", "bound", "scaling", "imports")

@@ -76,7 +76,7 @@ def must_stream(name: str, size: int | None) -> bool:
     return where == "hub" and too_large(PAPER[name].images, (size or 32, size or 32))
 
 
-def order(n: int, batch_size: int, seed: int, start: int = 0, part: range | None = None) -> Iterator[Tensor]:
+def order(n: int, batch_size: int, seed: int, start: int = 0, part: range | None = None, device: torch.device | str = "cpu") -> Iterator[Tensor]:
     """Numbers of the images in batches start, start + 1, ...: pass after pass over all n, each in an order of its own, nothing left out.
 
     part  of every batch that is wanted; None: all of it
@@ -84,7 +84,7 @@ def order(n: int, batch_size: int, seed: int, start: int = 0, part: range | None
 
     @lru_cache(maxsize=2)
     def permutation(epoch: int) -> Tensor:
-        return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, "epoch", epoch)))
+        return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, "epoch", epoch))).to(device)
 
     part = part or range(batch_size)
     while True:
@@ -196,13 +196,14 @@ def stream_rows(rows: Any, batch_size: int, *, size: int | None = None, labels: 
     look = Look.of(example[2], example[1], size, grey)
 
     def batches(step: int, places: list[list[int]] | None) -> Iterator[Batch]:
-        passed, row = 0, 0
-        if step and places and len(places) == distributed.size():
+        passed, row, places, ranks = 0, 0, places or [], distributed.size()
+        if step and len(places) == ranks:
             passed, row = places[distributed.rank()]
         elif step:
-            passed = 1 + max([place[0] for place in places or [[step, 0]]])
-            warnings.warn(f"{name} was read by {len(places or [])} processes and now by {distributed.size()}; it goes on with a new pass "
-                          "over its images, not where it stopped", stacklevel=2)  # fmt: skip
+            passed = 1 + max((passed for passed, _ in places), default=0)
+            if distributed.rank() == 0:
+                warnings.warn(f"{name} goes on with a new pass over its images, not where it stopped: the checkpoint has the places of "
+                              f"{len(places)} processes, and now there are {ranks}", stacklevel=2)  # fmt: skip
         taken: list[Tensor] = []
         numbers: list[int] = []
         while True:

@@ -224,8 +224,7 @@ def shuffled(images: Tensor, labels: Tensor | None, batch_size: int, seed: int, 
 
     part  of every batch that is wanted; None: all of it
     """
-    for chosen in order(len(images), batch_size, seed, start, part):
-        chosen = chosen.to(images.device)
+    for chosen in order(len(images), batch_size, seed, start, part, images.device):
         yield images[chosen], None if labels is None else labels[chosen]
 
 
@@ -236,7 +235,7 @@ def going_on(images: Stream | Iterable[Any], step: int, before: dict[str, Any]) 
     """
     if isinstance(images, Stream):
         yield from images.batches(step, before.get("places"))
-    if step:
+    if step and distributed.rank() == 0:
         warnings.warn("a loader cannot be asked for the batches after those that the run has seen, so it starts from its beginning; "
                       "tensors and folders go on exactly (load_stream)", stacklevel=3)  # fmt: skip
     while True:

@@ -54,6 +54,8 @@ class Indexing(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is Tensor.__setitem__ and isinstance(args[1], tuple):  # x[:, i] = y
             return torch.ops.aten.copy_(torch.ops.aten.select(args[0], 1, args[1][-1]), args[2])
+        if func is Tensor.__getitem__ and isinstance(args[1], int):
+            return torch.ops.aten.select(args[0], 0, args[1])
         if func is Tensor.__getitem__ and isinstance(args[1], Tensor):
             return torch.ops.aten.index(args[0], [args[1]])
         return func(*args, **(kwargs or {}))

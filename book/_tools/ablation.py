@@ -13,8 +13,6 @@ On a GPU, with the paper's data, network and length (the rows, seeds and budget 
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -108,7 +106,6 @@ def main() -> None:
     parser.add_argument("--out", default="runs/ablation")
     o = parser.parse_args()
 
-    began = time.monotonic()
     train, test = (ddpm.load_images(o.data, split)[0] for split in ("train", "test"))
     if not o.paper:
         train, test = halve(train), halve(test)
@@ -139,9 +136,8 @@ def main() -> None:
             if seed == o.seeds[0]:
                 pictures.append(torch.load(shown, weights_only=True) if shown.exists() else torch.zeros(SHOWN, *train.shape[1:], dtype=torch.uint8))
     first = ROOT / "data" / "checkpoints" / "ablation" / o.rows[0]
-    command = shlex.join(["python", "book/_tools/ablation.py", *sys.argv[1:]])
     settings = {name: value for name, value in vars(o).items() if name not in ("rows", "seeds", "out")}
-    keep("ablation", made_by(ddpm.load_checkpoint(first), command, o.seeds[0], sum(run.get("seconds", 0) for run in runs) or time.monotonic() - began)
+    keep("ablation", made_by(ddpm.load_checkpoint(first), o.seeds[0])
          | {"settings": settings, "floor": floor, "rows": {row: ROWS[row] for row in o.rows}, "runs": runs},
          ddpm.to_model_range(torch.cat(pictures)), columns=SHOWN)  # fmt: skip
 

@@ -12,8 +12,6 @@ Image i of the test (training) set draws from a generator with seed 1,000,000 * 
 
 import argparse
 import math
-import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -91,6 +89,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
     began, checkpoint = time.monotonic(), ddpm.load_checkpoint(Path(args.checkpoint))
+    card = made_by(checkpoint, args.seed)
     model, schedule = checkpoint.model, checkpoint.schedule
     layers = strata(schedule.T)
     result = {}
@@ -102,9 +101,8 @@ def main() -> None:
             parts = [measure(model, schedule, images[batch], seeds[first : first + len(batch)], bar)
                      for first, batch in zip(range(0, args.images, args.batch_size), index.split(args.batch_size))]  # fmt: skip
             result[split] = summary({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, index)
-    command = shlex.join(["python", "book/_tools/measure_bound.py", *sys.argv[1:]])
     settings = {"variance": "beta", "clip_x0": True, "labels": None, "strata": layers}
-    keep("bound", made_by(checkpoint, command, args.seed, time.monotonic() - began) | settings | result)
+    keep("bound", card | {"seconds": round(time.monotonic() - began)} | settings | result)
 
 
 if __name__ == "__main__":

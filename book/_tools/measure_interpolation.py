@@ -13,8 +13,6 @@ About 19,000 evaluations of the network: three minutes on one core. All noises o
 """
 
 import argparse
-import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -69,6 +67,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     began, checkpoint = time.monotonic(), ddpm.load_checkpoint(Path(args.checkpoint))
+    card = made_by(checkpoint, args.seed)
     images, labels = ddpm.load_images("fashion-mnist", "test")
     x0 = ddpm.to_model_range(images)
     road = [(int((labels == a).nonzero()[args.seed]), int((labels == b).nonzero()[args.seed])) for a, b in ROAD]
@@ -80,8 +79,7 @@ def main() -> None:
         row = between(checkpoint, x0[a], x0[b], t, MIXTURES[name], 1000 * args.seed + i)
         rows.append(torch.cat([row, -torch.ones(COLUMNS - len(row), *row.shape[1:])]))
     settings = {"road": road, "times": TIMES, "sleeves": pairs, "sleeves_t": 500, "mixtures": MIXTURES, "steps": "t / 10", "variance": "beta_tilde", "labels": None}
-    command = shlex.join(["python", "book/_tools/measure_interpolation.py", *sys.argv[1:]])
-    keep("interpolation", made_by(checkpoint, command, args.seed, time.monotonic() - began) | settings, torch.cat(rows), columns=COLUMNS)
+    keep("interpolation", card | {"seconds": round(time.monotonic() - began)} | settings, torch.cat(rows), columns=COLUMNS)
 
 
 if __name__ == "__main__":

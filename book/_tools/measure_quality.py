@@ -7,9 +7,6 @@ on the seed, on i and on its label only, so that any of them can be drawn again 
 """
 
 import argparse
-import shlex
-import sys
-import time
 from pathlib import Path
 
 from results import ROOT, keep, made_by
@@ -29,16 +26,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=ROOT / "runs" / "quality.npz", help="the samples so far")
     o = parser.parse_args()
-    began, checkpoint = time.monotonic(), ddpm.load_checkpoint(Path(o.checkpoint))
+    checkpoint = ddpm.load_checkpoint(Path(o.checkpoint))
+    made = made_by(checkpoint, o.seed)
     how = Sampling(n=o.n, steps=o.steps, sampler=o.sampler, variance=o.variance, seed=o.seed)
     o.keep.parent.mkdir(parents=True, exist_ok=True)
     samples, labels = draw(checkpoint, how, batch_size=50, keep=o.keep, progress=True)
     train, _ = ddpm.load_images("fashion-mnist")
     test, test_labels = ddpm.load_images("fashion-mnist", "test")
     measured = measure_pictures(fashion_features(), samples, labels, train, test, test_labels, seed=o.seed, progress=True)
-    command = shlex.join(["python", "book/_tools/measure_quality.py", *sys.argv[1:]])
     settings = {"n": o.n, "steps": o.steps, "sampler": o.sampler, "variance": o.variance}
-    keep("quality", made_by(checkpoint, command, o.seed, time.monotonic() - began) | {"sampling": settings} | measured, ddpm.to_model_range(samples), columns=50)
+    keep("quality", made | {"sampling": settings} | measured, ddpm.to_model_range(samples), columns=50)
 
 
 if __name__ == "__main__":

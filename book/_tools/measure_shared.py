@@ -10,8 +10,6 @@ The noise of image i has seed 1000 * seed + i; the reverse process of its draw d
 """
 
 import argparse
-import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -30,6 +28,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     began, checkpoint = time.monotonic(), ddpm.load_checkpoint(Path(args.checkpoint))
+    card = made_by(checkpoint, args.seed)
     schedule = checkpoint.schedule
     images, _ = ddpm.load_images("fashion-mnist", "test")
     index = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))[:IMAGES]
@@ -43,8 +42,7 @@ def main() -> None:
         seeds = [1_000_000 * (d + 1) + 1000 * t + i for i in range(IMAGES)]
         drawn[:, k, d] = decode(checkpoint.model, schedule, ddpm.q_sample(schedule, x0, t, eps), t, t // 10, seeds)
     settings = {"index": index.tolist(), "times": TIMES, "draws": DRAWS, "steps": "t / 10", "variance": "beta_tilde", "labels": None}
-    command = shlex.join(["python", "book/_tools/measure_shared.py", *sys.argv[1:]])
-    keep("shared", made_by(checkpoint, command, args.seed, time.monotonic() - began) | settings, drawn.flatten(0, 2), columns=len(TIMES) * DRAWS)
+    keep("shared", card | {"seconds": round(time.monotonic() - began)} | settings, drawn.flatten(0, 2), columns=len(TIMES) * DRAWS)
 
 
 if __name__ == "__main__":

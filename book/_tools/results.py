@@ -7,6 +7,8 @@ pictures lie beside it in NAME.png, as one grid.
 import hashlib
 import json
 import platform
+import shlex
+import sys
 from pathlib import Path
 
 import torch
@@ -20,16 +22,15 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "data" / "results"
 
 
-def made_by(checkpoint: ddpm.Checkpoint, command: str, seed: int, seconds: float) -> dict:
-    """What goes first into every file of results."""
+def made_by(checkpoint: ddpm.Checkpoint, seed: int) -> dict:
+    """What goes first into every file of results. To be called when the checkpoint is loaded: its file may be another one later."""
     return {
-        "command": command,
+        "command": shlex.join(["python", f"book/_tools/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "seed": seed,
         "weights_sha256": sha256(checkpoint.path / "weights.safetensors"),
         "training_steps": checkpoint.step,
         "versions": {"ddpm_core": ddpm.__version__, "torch": str(torch.__version__), "python": platform.python_version()},
         "machine": machine(),
-        "seconds": round(seconds),
     }
 
 

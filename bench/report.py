@@ -1,0 +1,170 @@
+"""book/speed.md from bench/results/*.json: .venv/bin/python bench/report.py. Standard library only, and no figure of its own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from measure import quartiles, ratios
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "book" / "speed.md"
+NONE = "not installed"
+
+HEAD = """\
+# Speed
+
+How long things take, and how much memory, beside [diffusers](https://github.com/huggingface/diffusers) and
+[denoising-diffusion-pytorch](https://github.com/lucidrains/denoising-diffusion-pytorch). `make bench` measures all of it again, on the machine
+at hand, and writes this page; the seconds of every round are in `bench/results`.
+
+**How to read it.** Cases take turns in one run, because on a machine that does other work, too, only ratios taken together mean anything.
+A ratio says how many times as long as ours the other takes: above 1 ours is faster. It is the median over the rounds, each round giving one ratio;
+in brackets are the quartiles. There are two ratios to diffusers. *As it comes*: what its user gets without asking. *Our dtype and layout*: what its user
+gets who knows what to ask for, the precision and the memory layout that ours chooses by itself; this is the comparison of the two networks.
+denoising-diffusion-pytorch has a network of its own, of the same width and the same multipliers: other work, given for orientation.
+"""
+
+WHAT = """\
+**The network** is the paper's for CIFAR-10, 35.7 million parameters, unless a line says otherwise; diffusers' `UNet2DModel` has the same layers and
+as many parameters. A sampling step is one evaluation of the network and the arithmetic of Algorithm 2; a training step is Algorithm 1 with
+Adam, clipped gradients and the moving average. diffusers' training step is that of its example `train_unconditional.py`, without what reads files. The
+*small network* is 28 pixels wide and starts with 32 channels: a size that trains on a processor in an hour or two.
+"""
+
+
+def page(runs: list[dict[str, Any]]) -> str:
+    """Markdown for all runs: by machine, the newest in full, the others as what the newest is compared with."""
+    machines: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        machines.setdefault(run["machine"]["slug"], []).append(run)
+    sections = [HEAD, WHAT]
+    if not any(run["machine"]["gpu"] for run in runs):
+        sections.append("**No GPU** has been measured yet: nothing here says anything about one.\n")
+    for of_machine in machines.values():
+        *older, newest = of_machine
+        sections.append(machine(newest))
+        sections += [text for part in PARTS if (text := part(newest))]
+        if older:
+            sections.append(repeated([*older, newest]))
+    return "\n".join(sections)
+
+
+def machine(run: dict[str, Any]) -> str:
+    m, layout = run["machine"], run["layout"]
+    chosen = {f"{how['arithmetic']} with {how['weights']} weights, {how['layout']}" for how in layout.values()}
+    chosen = chosen.pop() if len(chosen) == 1 else "; ".join(f"{what} {how['arithmetic']} with {how['weights']} weights, {how['layout']}" for what, how in layout.items())
+    versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
+    name = m["gpu"] or m["processor"]
+    return f"""\
+## {name}, {m["cores"]} cores
+
+{m["gpu"] + ", " if m["gpu"] else ""}{m["processor"]}, {m["cores"]} cores, {m["threads"]} threads, {m["instructions"]}, {m["memory_gb"]} GiB, {m["system"]}, Python {m["python"]},
+{versions}; measured on {run["date"]}. Here ours computes in: {chosen}.
+"""
+
+
+def networks(run: dict[str, Any]) -> str:
+    rows = [[f"{row['what']}, batch {row['batch']}", *against(row, run, "ddp"), rounds(row)] for row in rows_of(run, "networks")]
+    return table("One step", ["", "ours", "diffusers as it comes", "diffusers, our dtype and layout", "denoising-diffusion-pytorch", "rounds"], rows)
+
+
+def jobs(run: dict[str, Any]) -> str:
+    rows = [[f"{row['what']}, batch {row['batch']}" if "train" in row["what"] else row["what"], *against(row, run), rounds(row)] for row in rows_of(run, "jobs")]
+    return table("Whole jobs, set-up included", ["", "ours", "diffusers as it comes", "diffusers, our dtype and layout", "rounds"], rows)
+
+
+def memory(run: dict[str, Any]) -> str:
+    rows = []
+    for row in rows_of(run, "memory"):
+        if "T" not in row:
+            rows.append([f"{row['what']}, batch {row['batch']}", *against(row, run, "ddp")])
+    text = table("Memory: the peak, less what the imports take", ["", "ours", "diffusers as it comes", "diffusers, our dtype and layout", "denoising-diffusion-pytorch"], rows)
+    flat = [f"{amount(row, 'ours')} for T = {row['T']:,}" for row in rows_of(run, "memory") if "T" in row]
+    return text + (f"\nThe bound over all steps, `bits_per_dim`, of two images with next to no network: {', '.join(flat)}.\n" if flat else "")
+
+
+def bound(run: dict[str, Any]) -> str:
+    rows = [[f"{row['what']}, batch {row['batch']}, T = {row['T']}", amount(row, "ours"), ratio(row, "improved"), rounds(row)] for row in rows_of(run, "bound")]
+    return table("The whole bound", ["", "`bits_per_dim`", "improved-diffusion's arithmetic, same network", "rounds"], rows)
+
+
+def scaling(run: dict[str, Any]) -> str:
+    rows = []
+    for row in rows_of(run, "scaling"):
+        steps = 1 / quartiles(row["values"]["ours"])[1]
+        rows.append([f"{row['by']} {row['at']}", row["batch"], f"{steps:.3g}", f"{steps * row['batch']:.3g}", ratio(row, "diffusers"), rounds(row)])
+    note = "Two processes share the batch and the cores, by gloo, on the processor.\n"
+    text = table("Scaling: a training step of the small network", ["", "batch", "steps/s", "images/s", "diffusers as it comes", "rounds"], rows)
+    return text + "\n" + note if text else ""
+
+
+def imports(run: dict[str, Any]) -> str:
+    names = {"torch": "`import torch`", "ours": "`import ddpm_core`", "diffusers": "`from diffusers import DDPMPipeline, UNet2DModel`"}
+    rows = [[names[name], amount(row, name), rounds(row)] for row in rows_of(run, "imports") for name in row["values"]]
+    return table("Starting Python and importing", ["", "seconds", "rounds"], rows)
+
+
+PARTS = (networks, jobs, memory, bound, scaling, imports)
+
+
+def repeated(runs: list[dict[str, Any]]) -> str:
+    """The ratios to diffusers of every run on one machine."""
+    rows = []
+    for run in runs:
+        for row in [*rows_of(run, "networks"), *rows_of(run, "memory")]:
+            if {"ours", "diffusers"} <= set(row["values"]) and len(row["values"]["ours"]) >= (3 if row["unit"] == "s" else 1):
+                what = f"{row['what']}, batch {row['batch']}" + (", memory" if row["unit"] == "bytes" else "")
+                rows.append([run["date"], what, ratio(row, "diffusers"), ratio(row, equal_of(run, row))])
+    return table("Every run on this machine", ["date", "", "diffusers as it comes", "diffusers, our dtype and layout"], sorted(rows, key=lambda row: row[1]))
+
+
+# Cells ---------------------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(run: dict[str, Any], part: str) -> list[dict[str, Any]]:
+    return run["parts"].get(part, {}).get("rows", [])
+
+
+def against(row: dict[str, Any], run: dict[str, Any], *others: str) -> list[str]:
+    return [amount(row, "ours"), ratio(row, "diffusers"), ratio(row, equal_of(run, row)), *(ratio(row, name) for name in others)]
+
+
+def equal_of(run: dict[str, Any], row: dict[str, Any]) -> str:
+    """The case of diffusers with our dtype and layout: where ours computes as diffusers does when it comes, that is the same case."""
+    how = run["layout"]["training" if "train" in row["what"] else "sampling"]
+    same = how == dict(weights="float32", arithmetic="float32", layout="channels first")
+    return "diffusers" if same else "equal"
+
+
+def ratio(row: dict[str, Any], name: str) -> str:
+    if name not in row["values"]:
+        return NONE if name == "ddp" else "-"
+    first, median, third = quartiles(ratios(row["values"][name], row["values"]["ours"]))
+    return f"{median:.2f}" + (f" [{first:.2f}, {third:.2f}]" if len(row["values"][name]) > 1 else "")
+
+
+def amount(row: dict[str, Any], name: str) -> str:
+    median = quartiles(row["values"][name])[1]
+    return f"{median / 2**20:,.0f} MiB" if row["unit"] == "bytes" else f"{median:.3g} s"
+
+
+def rounds(row: dict[str, Any]) -> str:
+    return str(len(row["values"]["ours"]))
+
+
+def table(title: str, head: list[str], rows: list[list[Any]]) -> str:
+    if not rows:
+        return ""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return f"### {title}\n\n" + "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+def stored() -> list[dict[str, Any]]:
+    """All runs, the oldest first: by date, and on one day by number."""
+    runs = [(file, json.loads(file.read_text(encoding="utf-8"))) for file in RESULTS.glob("*.json")]
+    return [run for file, run in sorted(runs, key=lambda pair: (pair[1]["machine"]["slug"], pair[1]["date"], len(pair[0].name), pair[0].name))]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(stored()), encoding="utf-8")
+    print(f"bench: written to {PAGE.relative_to(ROOT)}")
