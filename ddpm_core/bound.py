@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 
 from .forward import log_q, q_posterior, q_sample
 from .gaussian import kl_divergence, log_density
-from .reverse import Model, Reverse, ask, check_randomness, device_of, draw, evaluating, log_joint, predict_x0, reverse_mean, reverse_variance
-from .schedule import Schedule, at
+from .reverse import Model, Reverse, ask, check_randomness, device_of, draw, evaluating, fresh_generator, log_joint, predict_x0, reverse_mean, reverse_variance
+from .schedule import Schedule, at, send
 
 
 def trajectory_bound(reverse: Reverse, schedule: Schedule, x: Tensor) -> Tensor:
@@ -221,12 +221,12 @@ def bits_per_dim(model: Model, schedule: Schedule, x0: Tensor, variance: str = "
     from tqdm.auto import tqdm
 
     x0, labels, generator = _prepared(model, schedule, x0, variance, labels, generator)
-    terms, mse, x0_mse = (torch.empty(len(x0), schedule.T) for _ in range(3))
+    terms, mse, x0_mse = (torch.empty(len(x0), schedule.T, device=x0.device) for _ in range(3))
     with evaluating(model):
         for t in tqdm(range(schedule.T, 0, -1), unit="step", desc="bound", disable=not progress, dynamic_ncols=True):
-            eps = draw(torch.randn, x0.shape, generator).to(x0)
+            eps = send(draw(torch.randn, x0.shape, generator), x0.device).to(x0.dtype)
             terms[:, t - 1], mse[:, t - 1], x0_mse[:, t - 1] = _term_at(model, schedule, x0, t, eps, variance, clip_x0, labels)
-    prior = _prior(schedule, x0)
+    prior, terms, mse, x0_mse = _prior(schedule, x0), terms.cpu(), mse.cpu(), x0_mse.cpu()
     return BitsPerDim(prior + terms.sum(1), prior, terms, mse, x0_mse)
 
 
@@ -264,7 +264,7 @@ def bits_per_dim_estimate(model: Model, schedule: Schedule, x0: Tensor, variance
                     share = strata * p[t]
                 eps = draw(torch.randn, x0.shape, generator).to(x0)
                 term, _, _ = _term_at(model, schedule, x0, t.to(x0.device), eps, variance, clip_x0, labels)
-                twice.append(term.double() / share)
+                twice.append(term.cpu().double() / share)
             total += (twice[0] + twice[1]) / 2
             square += (twice[0] - twice[1]) ** 2 / 4
     return BoundEstimate(total.float(), square.sqrt().float())
@@ -290,10 +290,8 @@ def _prepared(model: Model, schedule: Schedule, x0: Tensor, variance: str, label
     grid_level(x0)
     reverse_variance(schedule, variance)
     check_randomness(generator, labels, len(x0))
-    if generator is None:
-        generator = Generator()
-        generator.seed()
     device = device_of(model) or x0.device
+    generator = fresh_generator(device) if generator is None else generator
     return x0.to(device), None if labels is None else labels.to(device), generator
 
 
@@ -306,7 +304,7 @@ def _prior(schedule: Schedule, x0: Tensor) -> Tensor:
 
 def _term_at(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor, variance: str, clip_x0: bool,
              labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """L_{t-1} in bits per dimension, and the mean squared errors of eps_hat and x0_hat; each (B,) on the CPU."""
+    """L_{t-1} in bits per dimension, and the mean squared errors of eps_hat and x0_hat; each (B,)."""
     x_t = q_sample(schedule, x0, t, eps)
     eps_hat, v = ask(model, x_t, t, variance, labels)
     x0_hat = predict_x0(schedule, x_t, t, eps_hat)
@@ -316,7 +314,7 @@ def _term_at(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps:
     sigma2 = at(reverse_variance(schedule, variance), t, x0)
     term = bound_term(schedule, x0, x_t, t, mean, sigma2 if v is None else sigma2 * v.exp())
     bits = math.log(2) * x0[0].numel()
-    return term.flatten(1).sum(1).cpu() / bits, (eps - eps_hat).square().flatten(1).mean(1).cpu(), (x0 - x0_hat).square().flatten(1).mean(1).cpu()
+    return term.flatten(1).sum(1) / bits, (eps - eps_hat).square().flatten(1).mean(1), (x0 - x0_hat).square().flatten(1).mean(1)
 
 
 def simple_loss(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:

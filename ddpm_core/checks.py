@@ -6,24 +6,26 @@
     check_seen    a known misprint is *noticed* by the comparison that the right formula passes
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
-def check(name: str, mine, theirs, atol: float = 1e-12) -> None:
+def check(name: str, mine: Any, theirs: Any, atol: float = 1e-12) -> None:
     """`mine` and `theirs` (numbers, arrays or tensors of one shape) differ nowhere by more than atol."""
     difference = _largest_difference(name, mine, theirs)
     _say(difference <= atol, name, f"largest difference {difference:.1e}, allowed {atol:.0e}")
 
 
-def check_seen(name: str, wrong, right, atol: float = 1e-12) -> None:
+def check_seen(name: str, wrong: Any, right: Any, atol: float = 1e-12) -> None:
     """The wrong version differs from the right one by more than atol: the check above would have failed for it."""
     difference = _largest_difference(name, wrong, right)
     sound = _largest_difference(name, right, right) == 0  # not so if it contains NaN, from which everything differs
     _say(sound and difference > atol, name, f"misprint noticed: off by {difference:.4g}, allowed {atol:.0e}")
 
 
-def check_zero(name: str, residual) -> None:
+def check_zero(name: str, residual: Any) -> None:
     """A sympy expression, or a list of them, simplifies to exactly 0, for all values of its symbols."""
     import sympy
 
@@ -38,7 +40,7 @@ def check_mc(name: str, samples: Tensor, expected: float, errors: float = 4.0) -
     _say(abs(mean - expected) <= errors * error, name, f"{mean:.4g}, expected {float(expected):.4g}, {errors:g} standard errors are {errors * error:.4g}")
 
 
-def _largest_difference(name: str, mine, theirs) -> float:
+def _largest_difference(name: str, mine: Any, theirs: Any) -> float:
     mine, theirs = (torch.as_tensor(x, dtype=torch.float64).detach().cpu() for x in (mine, theirs))  # never by way of float32
     if mine.shape != theirs.shape:
         raise AssertionError(f"{name}: shapes {tuple(mine.shape)} and {tuple(theirs.shape)} differ")

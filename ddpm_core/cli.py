@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import distributed
 from .checkpoint import Checkpoint, find_checkpoint, load_checkpoint
@@ -20,7 +21,7 @@ from .objectives import choose_objective
 from .reverse import EpsModel, as_eps_model
 from .sampling import sample
 from .schedule import cosine_schedule, linear_schedule
-from .streams import load_stream, must_stream
+from .streams import Stream, load_stream, must_stream
 from .training import train
 from .unet import UNet
 
@@ -98,8 +99,9 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
 def _train(o: argparse.Namespace) -> int:
     some = {name: value for name, value in dict(size=o.size, skip_unreadable=o.skip_unreadable).items() if value}
     if o.stream or must_stream(o.data, o.size):
-        images = load_stream(o.data, o.batch_size, labels=not (o.unconditional or o.paper), seed=o.seed, **some)
-        labels, classes, (channels, side, other) = None, images.classes, images.shape
+        images: Tensor | Stream
+        images = stream = load_stream(o.data, o.batch_size, labels=not (o.unconditional or o.paper), seed=o.seed, **some)
+        labels, classes, (channels, side, other) = None, stream.classes, stream.shape
     else:
         images, labels = load_images(o.data, **some)
         if o.unconditional:
@@ -114,7 +116,7 @@ def _train(o: argparse.Namespace) -> int:
     torch.manual_seed(o.seed)  # of the initial weights
     if o.paper:
         # Appendix B: the network for 256 x 256, without dropout and with a tenth of the learning rate; else that for CIFAR-10
-        large = dict(image_size=256, multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0) if side == 256 else {}
+        large: dict[str, Any] = dict(image_size=256, multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0) if side == 256 else {}
         model = UNet(**large, learn_variance=learned)
         labels = None
     else:
@@ -137,7 +139,7 @@ def _train(o: argparse.Namespace) -> int:
 def _begin_with(model: UNet, checkpoint: Checkpoint) -> dict[str, Any]:
     """Take over the weights; returns what the new run's checkpoints will say about it."""
     try:
-        network = checkpoint.model.network if isinstance(checkpoint.model, EpsModel) else checkpoint.model
+        network: Any = checkpoint.model.network if isinstance(checkpoint.model, EpsModel) else checkpoint.model
         model.load_state_dict(network.state_dict())
     except RuntimeError as error:
         raise ValueError(f"--init {checkpoint.path}: its network has other sizes, {getattr(checkpoint.model, 'config', {})}; wanted those of the "
@@ -171,7 +173,7 @@ def _sample(o: argparse.Namespace) -> int:
     if o.out.suffix.lower() != ".png":
         raise ValueError(f"--out {o.out}; wanted a file name that ends in .png")
     checkpoint = load_checkpoint(o.checkpoint, device=choose_device(o.device))
-    model = checkpoint.model
+    model: Any = checkpoint.model
     channels, side = model.config["channels"], model.config["image_size"]
     variance = o.variance or ("learned" if model.config.get("learn_variance") else "beta")
     if distributed.rank() == 0:

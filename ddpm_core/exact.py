@@ -35,7 +35,8 @@ class GaussianMixture:
         """n points x_0, (n, D)."""
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn(n, self.means.shape[1], 1, generator=generator, dtype=torch.float64)
-        return self.means[k] + (torch.linalg.cholesky(self.covs)[k] @ z)[..., 0]
+        spread: Tensor = torch.linalg.cholesky(self.covs)
+        return self.means[k] + (spread[k] @ z)[..., 0]
 
     def _components(self, schedule: Schedule, t: int) -> MultivariateNormal:
         alpha_bar = schedule.alpha_bar[t]
@@ -50,7 +51,7 @@ class GaussianMixture:
         """grad log q(x_t), (B, D) -> (B, D): the components' scores, weighed by the probability that x_t came from each."""
         parts = self._components(schedule, t)
         belongs = torch.softmax(self.weights.log() + parts.log_prob(x_t[:, None]), dim=1)  # (B, K)
-        scores = torch.linalg.solve(parts.covariance_matrix, (parts.mean - x_t[:, None])[..., None])[..., 0]  # (B, K, D)
+        scores: Tensor = torch.linalg.solve(parts.covariance_matrix, (parts.mean - x_t[:, None])[..., None])[..., 0]  # (B, K, D)
         return (belongs[..., None] * scores).sum(1)
 
     def posterior_mean(self, schedule: Schedule, x_t: Tensor, t: int) -> Tensor:
@@ -130,7 +131,9 @@ class LinearChain:
 
 def random_chain(T: int, D: int, generator: Generator) -> LinearChain:
     """A chain with random A, b and var: *some* theta, not the best one."""
-    normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
     A = 0.8 * torch.eye(D, dtype=torch.float64) + 0.2 * normal(T + 1, D, D)
     return LinearChain(A, 0.3 * normal(T + 1, D), (0.3 * normal(T + 1)).exp() * 0.3)
 
@@ -179,7 +182,8 @@ def exact_bound(chain: LinearChain, schedule: Schedule, x0: Tensor) -> Tensor:
     spread[len(x0) :, len(x0) :] = q.covariance_matrix
     precision = torch.linalg.inv(cov)
     expected = -(offset @ precision @ offset + (precision * spread).sum() + torch.logdet(2 * torch.pi * cov)) / 2
-    return -q.entropy() - expected
+    bound: Tensor = -q.entropy() - expected
+    return bound
 
 
 def exact_rewritten_bound(chain: LinearChain, schedule: Schedule, data: GaussianMixture) -> Tensor:

@@ -3,12 +3,20 @@
 Data is blue, noise grey, the model orange, what is exact black and dashed; time runs from left to right.
 """
 
+from __future__ import annotations
+
 import base64
 import html
 import io
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:  # matplotlib is imported when the first figure is drawn
+    from matplotlib.figure import Figure as Drawing
+    from torch import Tensor
 
 DATA, NOISE, MODEL, EXACT = "#0072b2", "#8c8c8c", "#d55e00", "#000000"
 
@@ -29,7 +37,7 @@ class Figure:
                 f"{_caption(self.caption)}</figure>")  # fmt: skip
 
 
-def show(fig, alt: str, caption: str = "") -> Figure:
+def show(fig: Drawing, alt: str, caption: str = "") -> Figure:
     """A matplotlib figure with alternative text `alt` and a caption that states what the figure shows. Closes the figure."""
     import matplotlib.pyplot as plt
 
@@ -40,13 +48,13 @@ def show(fig, alt: str, caption: str = "") -> Figure:
     return Figure(buffer.getvalue(), width, alt, caption)
 
 
-def show_images(images, alt: str, caption: str = "", columns: int = 8, scale: int = 2) -> Figure:
+def show_images(images: Tensor, alt: str, caption: str = "", columns: int = 8, scale: int = 2) -> Figure:
     """Images, uint8 (N, C, H, W) or float in [-1, 1], as a grid with its pixels visible."""
     grid = image_grid(images, columns)
     return Figure(_png(grid), grid.shape[1] * scale, alt, caption, pixelated=True)
 
 
-def image_grid(images, columns: int = 8, gap: int = 1) -> np.ndarray:
+def image_grid(images: Tensor, columns: int = 8, gap: int = 1) -> np.ndarray:
     """Images, uint8 (N, C, H, W) or float in [-1, 1] -> one uint8 array (H', W') or (H', W', 3), filled row by row."""
     from .data import to_uint8
 
@@ -61,13 +69,13 @@ def image_grid(images, columns: int = 8, gap: int = 1) -> np.ndarray:
     return grid[..., 0] if c == 1 else grid
 
 
-def frame(fig) -> np.ndarray:
+def frame(fig: Drawing) -> np.ndarray:
     """A matplotlib figure as one frame of a FrameSlider, uint8 (H, W, 3). Closes the figure."""
     import matplotlib.pyplot as plt
 
     fig.set_dpi(100)
     fig.canvas.draw()
-    pixels = np.asarray(fig.canvas.buffer_rgba())[..., :3].copy()
+    pixels = np.asarray(fig.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]  # of the Agg canvas, which draws all figures here
     plt.close(fig)
     return pixels
 
@@ -81,7 +89,8 @@ class FrameSlider:
     interval  milliseconds a frame while it plays
     """
 
-    def __init__(self, frames, labels, *, name: str = "t", alt: str, caption: str = "", scale: float = 1, start: int = 0, interval: int = 120):
+    def __init__(self, frames: Sequence[np.ndarray], labels: Sequence[object], *, name: str = "t", alt: str, caption: str = "", scale: float = 1, start: int = 0,
+                 interval: int = 120) -> None:  # fmt: skip
         self.frames, self.labels = np.stack([np.asarray(f) for f in frames]), [str(label) for label in labels]
         if self.frames.dtype != np.uint8 or self.frames.ndim not in (3, 4) or len(self.frames) != len(self.labels) or not 0 <= start < len(self.labels):
             raise ValueError(f"frames of shape {self.frames.shape} and dtype {self.frames.dtype} with {len(self.labels)} labels, start = {start}; "

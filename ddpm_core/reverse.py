@@ -189,6 +189,13 @@ def device_of(model: Model) -> torch.device | None:
     return None if parameter is None else parameter.device
 
 
+def fresh_generator(device: torch.device) -> Generator:
+    """A generator with a new seed: on a CUDA device, which spares the noise its way from the processor; else on the processor."""
+    generator = Generator(device if device.type == "cuda" else "cpu")
+    generator.seed()
+    return generator
+
+
 def draw(kind: Callable[..., Tensor], shape: Sequence[int], generator: Generator | Sequence[Generator], **how: Any) -> Tensor:
     """kind(shape), such as torch.randn, from one generator, or image by image from a list of them; on the generators' device."""
     if isinstance(generator, Generator):

@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from .forward import q_posterior
-from .reverse import VARIANCES, Model, ask, check_randomness, device_of, draw, evaluating, predict_x0
-from .schedule import Schedule
+from .reverse import VARIANCES, Model, ask, check_randomness, device_of, draw, evaluating, fresh_generator, predict_x0
+from .schedule import Schedule, at, send
 
 
 def sample(model: Model, schedule: Schedule, shape: Sequence[int], *, steps: int | None = None, sampler: str = "ddpm",
@@ -58,8 +58,7 @@ def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, step
     shape = _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance)
     device = _device(model, x_T, generator)
     if generator is None:
-        generator = Generator()
-        generator.seed()
+        generator = fresh_generator(device)
     predict = _with_labels(model, labels, guidance, device)
     times, schedule = respace(schedule, schedule.T if steps is None else steps)
     var = schedule.beta_tilde if variance == "beta_tilde" else schedule.beta
@@ -73,13 +72,13 @@ def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, step
                 x0_hat = x0_hat.clamp(-1, 1)
             yield times[i], x, x0_hat
             if sampler == "ddim":
-                before = schedule.alpha_bar[i - 1]
-                x = before.sqrt().to(x) * x0_hat + (1 - before).sqrt().to(x) * eps
+                before = schedule.alpha_bar
+                x = at(before.sqrt(), i - 1, x) * x0_hat + at((1 - before).sqrt(), i - 1, x) * eps
             else:
                 x, _ = q_posterior(schedule, x0_hat, x, i)
                 if i > 1:  # the last step keeps the mean: z = 0 at t = 1
                     z = _normal(shape, generator, device).to(x)
-                    x = x + var[i].sqrt().to(x) * (z if v is None else (v / 2).exp() * z)
+                    x = x + at(var.sqrt(), i, x) * (z if v is None else (v / 2).exp() * z)
         yield 0, x, x
 
 
@@ -117,7 +116,7 @@ def _with_labels(model: Model, labels: Tensor | None, guidance: float, device: t
 
 
 def _normal(shape: tuple[int, ...], generator: Generator | Sequence[Generator], device: torch.device) -> Tensor:
-    return draw(torch.randn, shape, generator).to(device)
+    return send(draw(torch.randn, shape, generator), device)
 
 
 def _device(model: Model, x_T: Tensor | None, generator: Generator | Sequence[Generator] | None) -> torch.device:

@@ -112,6 +112,15 @@ def at(coefficient: Tensor, t: int | Tensor, x: Tensor) -> Tensor:
     The one place where the float64 of the schedule meets the dtype and the device of an image.
     """
     if isinstance(t, int):
-        return coefficient[t].to(dtype=x.dtype).to(x.device)
-    table = coefficient.to(dtype=x.dtype).to(x.device)
+        return send(coefficient[t].to(dtype=x.dtype), x.device)
+    table = send(coefficient.to(dtype=x.dtype), x.device)
     return table[t.to(x.device).flatten()].reshape(-1, *[1] * (x.ndim - 1))
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """x from the processor on that device; the host goes on without waiting for it.
+
+    CUDA copies memory that is not pinned into a buffer of its own before the call returns, so x may be gone by the time it arrives.
+    MPS reads x itself: there the call waits.
+    """
+    return x.to(device, non_blocking=device.type not in ("cpu", "mps"))

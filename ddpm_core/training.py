@@ -189,7 +189,7 @@ def training_steps(state: TrainingState, schedule: Schedule, batches: Iterator[t
                 guess = network if labels is None else lambda x_t, t: network(x_t, t, labels)
                 state.loss = (objective or simple_loss)(guess, schedule, x0, t, eps).mean()
             state.optimizer.zero_grad()
-            state.scaler.scale(state.loss).backward()  # type: ignore[no-untyped-call]
+            state.scaler.scale(state.loss).backward()
             state.scaler.unscale_(state.optimizer)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             for group in state.optimizer.param_groups:
@@ -200,7 +200,7 @@ def training_steps(state: TrainingState, schedule: Schedule, batches: Iterator[t
         # Departure: the average starts short and lengthens to `ema`; at a constant 0.9999 it would still hold more than a third
         # of the random initial weights after 10,000 steps. Only parameters are averaged; buffers are copied.
         n = state.step
-        get_ema_multi_avg_fn(min(ema, (1 + n) / (10 + n)))(average, weights, n)  # type: ignore[no-untyped-call]
+        get_ema_multi_avg_fn(min(ema, (1 + n) / (10 + n)))(average, weights, n)
         for kept, buffer in zip(state.ema.buffers(), model.buffers()):
             kept.copy_(buffer)
         state.step += 1

@@ -115,7 +115,7 @@ def fails(command: list[str], capfd) -> str:
     """The one line on stderr with which a command ends, with status 2."""
     assert main(command) == 2
     out, err = capfd.readouterr()
-    lines = [line for line in err.splitlines() if line and not line.lstrip("\r").startswith(("sampling:", "training:"))]
+    lines = [line for line in err.splitlines() if line.strip() and not line.lstrip("\r").startswith(("sampling:", "training:"))]
     assert out == "" and len(lines) == 1 and lines[0].startswith(f"ddpm {command[0]}: "), err
     return lines[0]
 
