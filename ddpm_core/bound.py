@@ -12,7 +12,8 @@ from torch import Generator, Tensor
 
 from .forward import log_q, q_posterior, q_sample
 from .gaussian import kl_divergence, log_density
-from .reverse import Model, Reverse, ask, check_randomness, device_of, draw, evaluating, fresh_generator, log_joint, predict_x0, reverse_mean, reverse_variance
+from .reverse import Model, Reverse, ask, check_randomness, device_of, draw, evaluating, fresh_generator, log_joint
+from .reverse import predict_x0, reverse_mean, reverse_variance
 from .schedule import Schedule, at, send
 
 

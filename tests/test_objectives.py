@@ -254,7 +254,7 @@ def test_samples_with_a_learned_variance_have_the_moments_of_the_true_one():
 
 def test_a_learned_variance_in_guidance_is_that_of_the_labels():
     def model(x, t, y=None):
-        return torch.cat([0.1 * x, torch.full_like(x, -60.0 if y is not None else 60.0)], dim=1)  # almost no noise with a label
+        return torch.cat([0.1 * x, torch.full_like(x, -60.0 if y is not None else -120.0)], dim=1)  # extrapolated: exp(60)
 
     x_T = torch.ones(2, 1, 2, 2)
     kwargs = dict(variance="learned", clip_x0=False, x_T=x_T, labels=torch.tensor([0, 1]), guidance=2.0)

@@ -433,7 +433,8 @@ def test_importing_ddpm_core_imports_neither():
 
 @pytest.mark.parametrize("changes", [
     dict(), dict(groups=16, blocks=1), dict(channels=1, attention=(), blocks=1), dict(multipliers=(1,), attention=(16,), blocks=1),
-    dict(image_size=32, multipliers=(1, 1, 2, 2, 4, 4), attention=(2,), width=8, groups=4), dict(attention=(4, 16, 2), blocks=3, dropout=0.3, width=8),
+    dict(image_size=32, multipliers=(1, 1, 2, 2, 4, 4), attention=(2,), width=8, groups=4),
+    dict(attention=(4, 16, 2), blocks=3, dropout=0.3, width=8),
 ], ids=str)  # fmt: skip
 def test_to_diffusers(tmp_path, changes, untouched):
     state = torch.get_rng_state()
@@ -544,8 +545,9 @@ def test_only_its_own_folders_are_replaced(tmp_path, published):
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("name, n, error", [("save_file", 1, FULL), ("write_text", 3, FULL), ("mkdir", 1, FULL), ("rename", 1, FULL), ("rename", 2, FULL),
-    ("save_file", 1, KeyboardInterrupt()), ("rename", 1, KeyboardInterrupt()), ("rename", 2, KeyboardInterrupt())], ids=str)  # fmt: skip
+@pytest.mark.parametrize("name, n, error", [("save_file", 1, FULL), ("write_text", 3, FULL), ("mkdir", 1, FULL), ("rename", 1, FULL),
+    ("rename", 2, FULL), ("save_file", 1, KeyboardInterrupt()), ("rename", 1, KeyboardInterrupt()), ("rename", 2, KeyboardInterrupt()),
+], ids=str)  # fmt: skip
 def test_whatever_fails_the_old_folder_or_the_new_one_remains(tmp_path, monkeypatch, name, n, error):
     first, second = small(multipliers=(1,), attention=()), small(multipliers=(1,), attention=(), dropout=0.4)
     to_diffusers(first, tmp_path / "x")
