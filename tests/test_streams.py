@@ -26,9 +26,10 @@ def write_images(folder: Path, n: int = 10, side: int = 8, colour: bool = False,
 
 def write_rows(folder: Path, n: int = 10, files: int = 2, label: str = "label", **feature) -> Path:
     """Parquet files of n grey images of 8 x 8, image i labelled i % 3."""
-    from datasets import ClassLabel, Dataset, Features
+    from datasets import ClassLabel, Dataset, Features, config
     from datasets import Image as Picture
 
+    config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # else 5 seconds at the end of every pass over several files
     pictures = sorted(write_images(folder / "png", n).iterdir())
     rows = [{"image": {"bytes": p.read_bytes(), "path": p.name}, label: i % 3} for i, p in enumerate(pictures)]
     features = Features({"image": Picture(), label: feature.get("kind", ClassLabel(names=["cat", "dog", "owl"]))})
