@@ -9,7 +9,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test execute lock clean
+.PHONY: help setup book test bench execute lock clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /make \1:/p' Makefile | while IFS=: read verb what; do printf '%-14s%s\n' "$$verb" "$$what"; done
@@ -25,6 +25,9 @@ book: setup  ## build the book from its stored outputs, strictly: a warning is a
 
 test: book  ## run everything: the notebooks, the package's tests, the built site's
 	@BOOK_SITE=required TQDM_DISABLE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+bench: setup  ## measure speed and memory beside other libraries, about 25 minutes; part of no test
+	@env -u OMP_NUM_THREADS $(BIN)/python bench/run.py
 
 execute: setup  ## run the notebooks that changed and store their outputs
 	@TQDM_DISABLE=1 $(BIN)/python book/_tools/execute.py
