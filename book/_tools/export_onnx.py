@@ -216,7 +216,7 @@ def figure(stored: str, about: dict) -> str:
 <label>What <select name="label">{options}<option value="{len(about["classes"])}">whatever comes</option></select></label>
 <label>Seed <input name="seed" type="number" min="0" max="999999" step="1" value="{STORED["seed"]}" inputmode="numeric"></label>
 <label>Steps <select name="steps">{steps}</select></label>
-<label>Sampler <select name="sampler"><option value="ddim">DDIM: no new noise</option><option value="ddpm">Algorithm 2</option></select></label>
+<label>Sampler <select name="sampler"><option value="ddim">DDIM</option><option value="ddpm">Algorithm 2</option></select></label>
 </div>
 <div class="draw-pair">
 <figure><canvas class="draw-x" width="{side}" height="{side}" role="img" aria-label="What the sampler holds: static"></canvas><figcaption>what the sampler holds, x<sub>t</sub></figcaption></figure>
