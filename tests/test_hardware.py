@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm_core import hardware, train
-from ddpm_core.hardware import Choice, Hardware, choose, choose_device, describe
+from ddpm_core.hardware import Choice, Hardware, choose, choose_device, choose_sampling, describe
 from laboratory import SHORT, generator, small_unet
 
 TRITON = frozenset({"triton"})
@@ -28,6 +28,17 @@ TABLE = [
 @pytest.mark.parametrize("found, steps, wanted", TABLE, ids=[f"{h.kind} {h.capability} {sorted(h.features)} {n}" for h, n, _ in TABLE])
 def test_what_is_chosen(found, steps, wanted):
     assert choose(found, steps) == wanted
+
+
+@pytest.mark.parametrize("found, wanted", list({h: c.precision for h, _, c in TABLE}.items()), ids=str)
+def test_what_is_chosen_for_sampling(found, wanted, monkeypatch):
+    """The same as for training, where the network is large enough for arithmetic to be what it waits for."""
+    monkeypatch.setattr(hardware, "describe", lambda device: found)
+    assert choose_sampling(torch.device("cpu"), 1_000_000) == wanted and choose_sampling(torch.device("cpu"), 999_999) == "float32"
+    for asked in hardware.PRECISIONS:
+        assert choose_sampling(torch.device("cpu"), 1, asked) == choose_sampling(torch.device("cpu"), 10**8, asked) == asked
+    with pytest.raises(ValueError, match="precision = 'half'; wanted \"auto\""):
+        choose_sampling(torch.device("cpu"), 1, "half")
 
 
 def test_what_the_user_says_is_taken_as_it_is():

@@ -3,7 +3,7 @@ import torch
 from scipy import stats
 from torch.testing import assert_close
 
-from ddpm_core import Schedule, linear_schedule, predict_x0, q_posterior, respace, sample, sample_steps
+from ddpm_core import Schedule, linear_schedule, load_checkpoint, predict_x0, q_posterior, respace, sample, sample_steps
 from laboratory import SHORT, Scale, assert_moments, generator, ideal, marginal, randn, randomise, small_unet
 
 S = linear_schedule()
@@ -234,6 +234,71 @@ def test_an_image_of_the_network_is_the_same_in_any_batch():
     together = sample(model, s, (3, 1, 8, 8), generator=[generator(i) for i in range(3)])
     alone = torch.cat([sample(model, s, (1, 1, 8, 8), generator=[generator(i)]) for i in range(3)])
     assert_close(together, alone, rtol=0, atol=1e-5)  # sums in another order, in float32
+
+
+class Seen(list):
+    """The dtypes that the first convolution of a network meets, wherever a copy of it is run."""
+
+    def __enter__(self):
+        self.handle = torch.nn.modules.module.register_module_forward_pre_hook(
+            lambda module, x: self.append(x[0].dtype) if isinstance(module, torch.nn.Conv2d) and module.in_channels == 1 else None)  # fmt: skip
+        return self
+
+    def __exit__(self, *error):
+        self.handle.remove()
+
+
+def test_the_books_network_in_bfloat16_draws_nearly_the_same_and_stays_float32():
+    """A trained network, whose chain pulls small differences together; a random one would tear them apart."""
+    model = load_checkpoint("data/checkpoints/fashion-mnist").model.train()
+    before = [p.clone() for p in model.parameters()]
+    args = dict(sampler="ddim", steps=20, labels=torch.tensor([0, 8]))
+    with Seen() as seen:
+        half = list(sample_steps(model, S, (2, 1, 28, 28), precision="bfloat16", generator=generator(), **args))
+    assert set(seen) == {torch.bfloat16}
+    full = list(sample_steps(model, S, (2, 1, 28, 28), precision="float32", generator=generator(), **args))
+    assert all(x.dtype == x0_hat.dtype == torch.float32 for _, x, x0_hat in half)
+    away = (half[-1][1] - full[-1][1]).abs().mean()
+    assert 0 < away < 0.02 < 0.2 < (full[-1][1][0] - full[-1][1][1]).abs().mean()  # eight bits a number, on [-1, 1]
+    assert all(torch.equal(a, b) and a.dtype == torch.float32 for a, b in zip(before, model.parameters())) and model.training
+
+
+def test_precision_is_chosen_for_large_float32_networks_only(monkeypatch):
+    from ddpm_core import hardware
+
+    monkeypatch.setattr(hardware, "describe", lambda device: hardware.Hardware("cpu", features=frozenset({"amx"})))
+    large, small = small_unet(width=160, multipliers=(1, 1)), small_unet()
+    assert sum(p.numel() for p in large.parameters()) > 1_000_000 > sum(p.numel() for p in small.parameters())
+    for model, asked, wanted in ((large, "auto", torch.bfloat16), (small, "auto", torch.float32), (large, "float32", torch.float32),
+                                 (small, "bfloat16", torch.bfloat16), (small_unet().bfloat16(), "auto", torch.bfloat16)):  # fmt: skip
+        with Seen() as seen:
+            sample(model, S, (2, 1, 8, 8), steps=1, precision=asked, generator=generator(), x_T=randn(2, 1, 8, 8).to(model.conv_in.weight.dtype))
+        assert set(seen) == {wanted}, asked
+
+
+def test_a_compiled_network_draws_the_same(monkeypatch):
+    """With a backend that traces the network but runs torch's own kernels."""
+    right, asked = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda model, mode: asked.append(mode) or right(model, backend="aot_eager"))
+    model = randomise(small_unet(classes=3))
+    a, b = (sample(model, SHORT, (2, 1, 8, 8), labels=torch.tensor([0, 2]), guidance=1.0, generator=generator(), compile=c) for c in (False, True))
+    assert_close(a, b)
+    assert asked == [None]
+
+
+@pytest.mark.parametrize("args, phrase", [
+    (dict(precision="half"), "precision = 'half'; wanted"),
+    (dict(model=Scale(), precision="bfloat16"), "precision = 'bfloat16' for a Scale; wanted \"auto\""),
+    (dict(model=Scale(), compile=True), "compile = True for a Scale; wanted a UNet"),
+], ids=str)  # fmt: skip
+def test_precisions_that_cannot_be(args, phrase):
+    with pytest.raises(ValueError, match=phrase):
+        sample(**{**dict(model=small_unet(), schedule=SHORT, shape=(1, 1, 8, 8)), **args})
+
+
+def test_what_samples_is_said_in_one_line(capfd):
+    sample(small_unet(), SHORT, (1, 1, 8, 8), precision="bfloat16", progress=True)
+    assert capfd.readouterr().err.count("sampling: on cpu in bfloat16\n") == 1
 
 
 def test_x_T_is_where_it_starts_and_is_not_changed():

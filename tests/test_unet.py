@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from ddpm_core import UNet, cifar10_unet
-from ddpm_core.unet import Attention, Downsample, ResBlock, TimeEmbedding, Upsample
+from ddpm_core.unet import Attention, Downsample, Dropout, ResBlock, TimeEmbedding, Upsample, norm
 from laboratory import randn, randomise, small_unet
 
 
@@ -173,6 +173,47 @@ def test_dropout_is_between_the_second_swish_and_its_convolution():
     block(randn(1, 32, 4, 4), randn(1, 16))
     assert_close(seen["before"], F.silu(seen["norm"]), rtol=0, atol=0)
     assert seen["conv"] is seen["after"] and 0.3 < (seen["after"] == 0).double().mean() < 0.7
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 1e-4])
+def test_dropout_keeps_the_mean_and_drops_with_its_probability(p):
+    drop, n = Dropout(p), 400_003  # not a multiple of the four entries a random word makes
+    torch.manual_seed(0)
+    y = drop(torch.full((n,), 2.0))
+    dropped = (y == 0).double()
+    assert abs(dropped.mean() - p) < 4 * (p * (1 - p) / n) ** 0.5 + 1 / 65536
+    assert_close(y[y > 0], torch.full_like(y[y > 0], 2 / (1 - round(p * 65536) / 65536)))
+    for lag in (1, 2, 3, 4):  # the entries of a word, and neighbouring words
+        together = (dropped[lag:] * dropped[:-lag]).mean()
+        assert abs(together - p * p) < 4 * (p * p * (1 - p * p) / n) ** 0.5 + 2 * p / 65536 + 1e-9, lag
+    torch.manual_seed(0)
+    assert torch.equal(drop(torch.full((n,), 2.0)), y)
+
+
+def test_dropout_has_the_gradient_of_its_mask():
+    x = torch.ones(1000, requires_grad=True)
+    y = Dropout(0.3)(x)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach()) and 0 < (y == 0).sum() < 1000
+    assert torch.equal(Dropout(0.0)(x), x) and torch.equal(Dropout(1.0)(x), 0 * x)
+
+
+@pytest.mark.parametrize("channels, side", [(256, 16), (128, 24), (480, 13)])
+def test_group_norm_of_bfloat16_by_sums_is_group_norm(channels, side):
+    """Against float64, no further off than torch's own way, which is the one that gradients take."""
+    layer = norm(channels, 32).bfloat16()
+    torch.manual_seed(0)
+    torch.nn.init.normal_(layer.weight), torch.nn.init.normal_(layer.bias)
+    x = (3 * torch.randn(8, channels, side, side) + 5).bfloat16().to(memory_format=torch.channels_last)
+    assert x.numel() >= 2**18, "or it would be torch's way"
+    exact = F.group_norm(x.double(), 32, layer.weight.double(), layer.bias.double(), 1e-6)
+    with torch.no_grad():
+        ours = layer(x)
+    theirs = layer(x).detach()
+    assert not torch.equal(ours, theirs), "this test compares torch with itself"
+    assert ours.is_contiguous(memory_format=torch.channels_last) and ours.dtype == torch.bfloat16
+    away, allowed = ((y.double() - exact).abs() / (1 + exact.abs()) for y in (ours, theirs))
+    assert away.max() < 2**-6 and away.square().mean().sqrt() < 2 * allowed.square().mean().sqrt()  # a bfloat16 has 8 bits
 
 
 def test_dropout_acts_in_training_only():
