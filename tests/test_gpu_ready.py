@@ -107,7 +107,7 @@ def test_the_rehearsal_lets_pass_what_does_not_wait():
     assert waits.found == []
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm"])
 @pytest.mark.parametrize("guidance", [None, 0.0, 1.0])
 def test_no_step_of_sampling_waits(sampler, guidance):
     labels = None if guidance is None else torch.tensor([0, 2])

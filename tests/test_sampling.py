@@ -54,6 +54,21 @@ def test_the_two_variances_differ_where_they_should():
     assert reverse_chain(SHORT, 0.0, 1.0, "beta_tilde")[1][1] < 0.9
 
 
+def exact_flow(schedule: Schedule, m: float, s: float, x):
+    """Lab G: the probability-flow ODE keeps each quantile, from N(0, 1) at T... of q(x_T) down to the data."""
+    mean, var = marginal(schedule, m, s)
+    return m + s * (x - mean[-1]) / var[-1].sqrt()
+
+
+def test_dpm_is_of_second_order_and_ddim_of_first():
+    """Errors against the exact flow as the steps double: a half for DDIM, a quarter for DPM-Solver++(2M)."""
+    x_T = randn(64, 1)
+    exact = exact_flow(S, 0.3, 0.5, x_T)
+    for sampler, order in (("ddim", 1), ("dpm", 2)):
+        away = [(sample(ideal(S, 0.3, 0.5), S, (64, 1), steps=n, sampler=sampler, clip_x0=False, x_T=x_T) - exact).abs().max().item() for n in (25, 50, 100)]
+        assert away[0] / away[1] == pytest.approx(2**order, rel=0.35) and away[1] / away[2] == pytest.approx(2**order, rel=0.35), (sampler, away)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 5, 19])
 def test_respaced_sampling_has_the_moments_of_its_own_chain(steps):
     times, few = respace(SHORT, steps)
@@ -217,7 +232,7 @@ def test_fresh_seeds_differ_and_given_seeds_repeat():
     assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm"])
 def test_an_image_of_its_own_generator_is_the_same_in_any_batch(sampler):
     model = Scale()
     together = sample(model, SHORT, (5, 1, 4, 4), sampler=sampler, generator=[generator(i) for i in range(5)])
