@@ -112,8 +112,16 @@ def decoder_log_likelihood(x0: Tensor, mean: Tensor, std: Tensor | float) -> Ten
     x0  (B, ...) float on the 8-bit grid in [-1, 1]     mean  like x0     std  broadcastable onto it, > 0      ->  like x0
     Finite, with finite gradients, far in the tails, where a difference of two CDFs is 0 - 0: there
     log(Phi(b) - Phi(a)) = log Phi(b) + log(1 - exp(log Phi(a) - log Phi(b))), mirrored so that the bin lies left of the mean.
-    Raises ValueError if x0 is off the grid or std is not positive.
+    Raises TypeError for other things than floats, ValueError if x0 is off the grid, std is not positive, the mean is NaN (looked for
+    on the processor only) or has another shape than x0.
     """
+    for name, tensor in dict(x0=x0, mean=mean).items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise TypeError(f"{name} is a {getattr(tensor, 'dtype', type(tensor).__name__)}; wanted floats: to_model_range() takes uint8 images to [-1, 1]")
+    if x0.shape != mean.shape:
+        raise ValueError(f"mean has shape {tuple(mean.shape)} but x0 has {tuple(x0.shape)}; wanted the same shape")
+    if mean.device.type == "cpu" and mean.isnan().any():
+        raise ValueError("mean contains NaN; wanted numbers. A model that answers NaN has usually diverged: lower its learning rate")
     std = torch.as_tensor(std, dtype=mean.dtype, device=mean.device)
     if not (std > 0).all():
         raise ValueError(f"std = {float(std.min())} at its smallest; wanted a standard deviation above 0")

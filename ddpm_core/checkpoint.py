@@ -11,7 +11,8 @@
 import json
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -46,9 +47,19 @@ def save_checkpoint(path: str | Path, model: nn.Module, schedule: Schedule, *, s
 
     model     the network whose weights are kept; a UNet can be rebuilt from the folder alone, as_eps_model around it included
     info      anything that JSON can hold; training  further tensors, by name, for resuming
-    Raises OSError (disk full, read-only folder), after which what stood at `path` before stands there still.
+    Raises TypeError for what is no network, no schedule, no path, or cannot be kept, before anything is written; OSError (disk full,
+    read-only folder), after which what stood at `path` before stands there still.
     """
-    path, (network, prediction) = Path(path), _inside(model)
+    path = _path(path)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; wanted the network whose weights to keep, an nn.Module")
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise TypeError(f"step = {step!r}; wanted the number of training steps done, a whole number")
+    if wrong := [name for name, tensor in (training or {}).items() if not isinstance(tensor, Tensor)]:
+        raise TypeError(f"training[{wrong[0]!r}] is a {type((training or {})[wrong[0]]).__name__}; wanted tensors: info= takes everything else")
+    network, prediction = _inside(model)
     about = {
         "format": FORMAT,
         "step": step,
@@ -91,8 +102,15 @@ def load_checkpoint(path: str | Path, *, model: nn.Module | None = None, trainin
     model     a network of your own to load the weights into; not needed for a UNet
               If the network predicts mu_tilde or x_0, it is or comes inside as_eps_model, so that .model answers with eps_hat
     training  also read what resuming needs
-    Raises FileNotFoundError if there is none, ValueError if it is truncated, foreign, or does not fit the model. Never unpickles.
+    Raises FileNotFoundError if there is none, ValueError if it is truncated, foreign, or does not fit the model, or for a device that is
+    not there, TypeError for a path that is none. Never unpickles.
     """
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; wanted a network to load the weights into, an nn.Module, or None for a UNet")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'device = {str(device)!r} cannot be used here ({str(error).splitlines()[0][:200]}); wanted "cpu", "cuda", "cuda:1" or "mps"') from error
     folder = find_checkpoint(path)
     try:
         about = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
@@ -132,7 +150,7 @@ def _inside(model: nn.Module) -> tuple[nn.Module, str]:
 
 def find_checkpoint(path: str | Path) -> Path:
     """`path` itself if it is a checkpoint, else the newest complete one in it."""
-    path = Path(path)
+    path = _path(path)
     if path.is_file():
         raise ValueError(f"{path} is a file; wanted a folder with checkpoint.json and weights.safetensors. "
                          "Pickled weights (.pt, .ckpt, .bin) can run code when they are read, so ddpm_core never reads them")  # fmt: skip
@@ -143,6 +161,46 @@ def find_checkpoint(path: str | Path) -> Path:
     if not complete:
         raise FileNotFoundError(f"no checkpoint in {path}; wanted a folder with checkpoint.json, as `ddpm train --out {path}` makes it")
     return complete[-1]
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A file to write to; it gets the name `path` by one rename, when all of it is on the disk. If anything fails, it is gone.
+
+    Raises OSError (disk full, read-only folder), after which what stood at `path` before stands there still.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        _flush(partial)
+        partial.replace(path)
+    except BaseException as error:  # Ctrl-C, too
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise OSError(f"{path} could not be written ({error}); what was there before is untouched. Free some space or choose another folder") from error
+
+
+def claim(path: Path) -> None:
+    """Make the folder of `path` and see that a file can be written there: better now than after hours. Raises OSError."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        try:
+            partial.write_bytes(bytes(4096))  # an empty file could be made on a full disk, too
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error}); wanted a file in a folder, there or to be made, with space for it") from error
+
+
+def _path(path: str | Path) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path is a {type(path).__name__}; wanted the folder of a run or of a checkpoint, such as \"runs/fashion\"")
+    return Path(path)
 
 
 def _old(path: Path) -> Path:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from . import distributed
-from .checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from .checkpoint import Checkpoint, beside, claim, find_checkpoint, load_checkpoint
 from .data import CLASSES, FLIP, load_images, to_uint8
 from .distributed import mix
-from .evaluation import Sampling, claim, evaluate, table, write_json
+from .evaluation import Sampling, evaluate, table, write_json
 from .figures import image_grid
 from .hardware import choose_device
 from .objectives import choose_objective
@@ -177,7 +177,7 @@ def _sample(o: argparse.Namespace) -> int:
     channels, side = model.config["channels"], model.config["image_size"]
     variance = o.variance or ("learned" if model.config.get("learn_variance") else "beta")
     if distributed.rank() == 0:
-        o.out.parent.mkdir(parents=True, exist_ok=True)
+        claim(o.out)
     labels = _labels(o.labels, checkpoint.info.get("classes"), model.classes, o.n)
     mine, images = distributed.shard(o.n), [torch.empty(0, channels, side, side, dtype=torch.uint8)]
     for first in range(mine.start, mine.stop, o.batch_size):
@@ -189,9 +189,8 @@ def _sample(o: argparse.Namespace) -> int:
     drawn = distributed.gather(torch.cat(images))
     if distributed.rank() > 0:
         return 0
-    partial = o.out.with_name(f".{o.out.name}.partial")
-    Image.fromarray(image_grid(drawn, o.columns)).save(partial, "PNG")
-    partial.replace(o.out)
+    with beside(o.out) as partial:
+        Image.fromarray(image_grid(drawn, o.columns)).save(partial, "PNG")
     print(f"{o.out}: {o.n} images of {side} x {side}")
     return 0
 

@@ -73,6 +73,7 @@ def load_images(name: str, split: str = "train", *, size: int | None = None, ski
         raise ValueError(f'split = {split!r}; wanted "train" or "test"')
     if not isinstance(name, str):
         raise TypeError(f"name is {_kind(name)}; wanted a string, such as \"fashion-mnist\" or \"folder:<path>\"")
+    _check_side(size)
     if name == "fashion-mnist":
         return _fashion_mnist(split)
     if name == "digits":
@@ -85,8 +86,7 @@ def load_images(name: str, split: str = "train", *, size: int | None = None, ski
 
 def find_source(name: str, split: str, size: int | None) -> tuple[str, str, str, int | None, bool]:
     """A name of a data set from the hub or a folder -> "hub" or "folder", its id or path, its split, size, and whether it has labels."""
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise ValueError(f"size = {size!r}; wanted None, or the side of the images in pixels")
+    _check_side(size)
     kind, _, path = name.partition(":")
     if kind in ("hub", "folder") and path:
         return kind, path, split, size, True
@@ -99,6 +99,11 @@ def find_source(name: str, split: str, size: int | None) -> tuple[str, str, str,
     if source.hub is None:
         raise FileNotFoundError(f'no complete copy of "{kind}" is known on the hub; {source.recipe}. Then name it "{kind}:<path>"')
     return "hub", source.hub, source.split if split == "train" else split, size or source.size, source.labels
+
+
+def _check_side(size: int | None) -> None:
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ValueError(f"size = {size!r}; wanted None, or the side of the images in pixels")
 
 
 def to_model_range(images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import distributed
 from .bound import bits_per_dim, bits_per_dim_estimate
-from .checkpoint import Checkpoint, load_checkpoint
+from .checkpoint import Checkpoint, beside, load_checkpoint
 from .data import CLASSES, load_images, to_model_range, to_uint8
 from .distributed import mix
 from .features import Classifier, FashionClassifier, classify, fashion_features, inception_features
@@ -282,19 +282,10 @@ def _quiet(progress: bool) -> bool:
     return not progress or distributed.rank() > 0
 
 
-def claim(path: Path) -> None:
-    """Make the folder of `path` and see that a file can be written there: better now than after hours. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.touch()
-    partial.unlink()
-
-
 def write_json(result: dict[str, Any], path: Path) -> None:
-    """All of it or nothing: beside, then renamed."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    """All of it or nothing."""
+    with beside(path) as partial:
+        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def write_picture(images: Tensor, path: Path, columns: int = 10, rows: int = 10) -> None:
@@ -302,16 +293,13 @@ def write_picture(images: Tensor, path: Path, columns: int = 10, rows: int = 10)
     from PIL import Image
 
     chosen = torch.linspace(0, len(images) - 1, min(len(images), columns * rows)).round().long()
-    partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(image_grid(images[chosen], columns)).save(partial, "PNG")
-    partial.replace(path)
+    with beside(path) as partial:
+        Image.fromarray(image_grid(images[chosen], columns)).save(partial, "PNG")
 
 
 def _keep(path: Path, images: Tensor, settings: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with beside(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, images=images.numpy(), settings=np.array(json.dumps(settings)))
-    partial.replace(path)
 
 
 def _kept(path: Path, settings: dict[str, Any], shape: tuple[int, int, int]) -> Tensor:

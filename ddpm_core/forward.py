@@ -12,7 +12,7 @@ def q_step(schedule: Schedule, x_prev: Tensor, t: int | Tensor, eps: Tensor) -> 
 
     x_prev  (B, ...) float, x_{t-1}           t    int or LongTensor (B,) in 1..T
     eps     like x_prev, standard normal      ->   x_t, like x_prev
-    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, and for shapes that do not fit.
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, for NaN, and for shapes that do not fit.
     """
     check_images(schedule, t, x_prev=x_prev, eps=eps)
     return at((1 - schedule.beta).sqrt(), t, x_prev) * x_prev + at(schedule.beta.sqrt(), t, x_prev) * eps
@@ -23,7 +23,7 @@ def q_sample(schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Te
 
     x0   (B, ...) float, images in [-1, 1]    t    int or LongTensor (B,) in 1..T
     eps  like x0, standard normal             ->   x_t, like x0
-    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, and for shapes that do not fit.
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, for NaN, and for shapes that do not fit.
     """
     check_images(schedule, t, x0=x0, eps=eps)
     return at(schedule.alpha_bar.sqrt(), t, x0) * x0 + at((1 - schedule.alpha_bar).sqrt(), t, x0) * eps
@@ -59,7 +59,7 @@ def q_posterior(schedule: Schedule, x0: Tensor, x_t: Tensor, t: int | Tensor) ->
     var  = (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) beta_t, which is 0 at t = 1: given x_0, x_0 is known
 
     x0, x_t  (B, ...) float      t  int or LongTensor (B,) in 1..T      ->  mean, like x0; var, broadcastable onto it
-    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, and for shapes that do not fit.
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, for NaN, and for shapes that do not fit.
     """
     check_images(schedule, t, x0=x0, x_t=x_t)
     s = schedule
@@ -70,7 +70,10 @@ def q_posterior(schedule: Schedule, x0: Tensor, x_t: Tensor, t: int | Tensor) ->
 
 
 def check_images(schedule: Schedule, t: int | Tensor, **tensors: Tensor) -> None:
-    """Raise unless all tensors are float, of one shape, and t fits them and the schedule."""
+    """Raise unless all tensors are float, of one shape, without NaN, and t fits them and the schedule.
+
+    NaN is looked for on the processor only: asking a GPU would make every step wait for it.
+    """
     if not isinstance(schedule, Schedule):
         raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")
     check_t(t, schedule.T)
@@ -83,5 +86,8 @@ def check_images(schedule: Schedule, t: int | Tensor, **tensors: Tensor) -> None
     for name, tensor in others:
         if tensor.shape != x.shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)} but {first} has {tuple(x.shape)}; wanted the same shape")
+    for name, tensor in tensors.items():
+        if tensor.device.type == "cpu" and tensor.isnan().any():
+            raise ValueError(f"{name} contains NaN; wanted numbers. A model that answers NaN has usually diverged: lower its learning rate")
     if isinstance(t, Tensor) and t.ndim == 1 and len(t) not in (1, x.shape[0] if x.ndim else 1):
         raise ValueError(f"t has {len(t)} entries for a batch of {x.shape[0] if x.ndim else 1}; wanted one t for each image, or an int")

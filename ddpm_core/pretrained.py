@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .checkpoint import _flush, _plain
+from .checkpoint import _flush, _path, _plain
 from .schedule import Schedule, linear_schedule
 from .unet import UNet
 
@@ -132,7 +132,7 @@ def to_diffusers(unet: UNet, path: str | Path, schedule: Schedule | None = None)
     schedule = linear_schedule() if schedule is None else schedule
     if not isinstance(schedule, Schedule):
         raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")
-    path = Path(path).absolute()
+    path = _path(path).absolute()
     _check_free(path)
     texts = {
         "config.json": _config(unet),

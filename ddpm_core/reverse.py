@@ -43,7 +43,7 @@ def predict_x0(schedule: Schedule, x_t: Tensor, t: int | Tensor, eps: Tensor) ->
 
     x_t  (B, ...) float      t  int or LongTensor (B,) in 1..T      eps  like x_t, the model's guess      ->  like x_t
     Near t = T the division magnifies an error in eps by 1 / sqrt(alpha_bar_T), about 158 for the paper's schedule.
-    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, and for shapes that do not fit.
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, for NaN, and for shapes that do not fit.
     """
     check_images(schedule, t, x_t=x_t, eps=eps)
     return (x_t - at((1 - schedule.alpha_bar).sqrt(), t, x_t) * eps) / at(schedule.alpha_bar.sqrt(), t, x_t)
@@ -54,7 +54,7 @@ def reverse_mean(schedule: Schedule, x_t: Tensor, t: int | Tensor, eps: Tensor) 
 
     x_t  (B, ...) float      t  int or LongTensor (B,) in 1..T      eps  like x_t, the model's guess      ->  like x_t
     The same as q_posterior's mean at x_0 = predict_x0(...); Algorithm 2, line 4, before the noise is added.
-    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, and for shapes that do not fit.
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, for NaN, and for shapes that do not fit.
     """
     check_images(schedule, t, x_t=x_t, eps=eps)
     weight = schedule.beta / (1 - schedule.alpha_bar).sqrt()
@@ -82,10 +82,15 @@ def ask(model: Model, x_t: Tensor, t: int | Tensor, variance: str = "beta", labe
     """model(x_t, t) with t as a LongTensor (B,) -> eps_hat, and v if the variance is "learned", else None; both like x_t.
 
     With labels, LongTensor (B,), it is model(x_t, t, labels).
-    Raises ValueError for an answer of another shape: wanted that of x_t, and for a learned variance twice its channels, [eps_hat | v].
+    Raises ValueError for an answer of another shape: wanted that of x_t, and for a learned variance twice its channels, [eps_hat | v];
+    TypeError for a model that cannot be called, or whose answer is no tensor.
     """
+    if not callable(model):
+        raise TypeError(f"model is a {type(model).__name__}; wanted a callable model(x_t, t) -> eps_hat, such as UNet(...)")
     t = torch.full(x_t.shape[:1], t, device=x_t.device) if isinstance(t, int) else t
     answer, shape = model(x_t, t) if labels is None else model(x_t, t, labels), tuple(x_t.shape)
+    if not isinstance(answer, Tensor):
+        raise TypeError(f"the model returned a {type(answer).__name__}; wanted eps_hat, a tensor of shape {shape}")
     both = (shape[0], 2 * shape[1], *shape[2:]) if len(shape) > 1 else shape
     if variance != "learned" and answer.shape == shape:
         return answer, None

@@ -66,9 +66,11 @@ class Schedule:
 def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
     """The paper's schedule: beta_t grows linearly from beta_1 to beta_T. (Section 4)
 
-    Raises ValueError for a T below 1, and for betas that are not between 0 and 1.
+    Raises ValueError for a T below 1, and TypeError or ValueError for betas that are no numbers between 0 and 1.
     """
     _check_steps(T)
+    if not all(isinstance(beta, (int, float)) for beta in (beta_1, beta_T)):
+        raise TypeError(f"beta_1 = {beta_1!r}, beta_T = {beta_T!r}; wanted two numbers (the paper: 1e-4 and 0.02)")
     if not (0 < beta_1 < 1 and 0 < beta_T < 1):
         raise ValueError(f"beta_1 = {beta_1}, beta_T = {beta_T}; wanted both strictly between 0 and 1 (the paper: 1e-4 and 0.02)")
     return Schedule(torch.linspace(beta_1, beta_T, T, dtype=torch.float64))
