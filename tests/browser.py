@@ -1,5 +1,6 @@
 """A headless Chromium, told what to do over a pair of pipes with its own protocol. Nothing but the browser is needed."""
 
+import base64
 import json
 import os
 import shutil
@@ -10,10 +11,12 @@ import time
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"))), None)
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-pipe"]  # fmt: skip
+KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
 
 
 class Browser:
-    """One page. `complaints` collects what a reader's console and network would show; no request leaves the machine."""
+    """One page. `complaints` collects what a reader's console and network would show, `requested` the addresses of all that the page
+    loads; no request leaves the machine."""
 
     def __init__(self):
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -26,7 +29,7 @@ class Browser:
         os.close(to_browser)
         os.close(from_browser)
         self._buffer, self._number, self._session = b"", 0, None
-        self.complaints, self.loaded = [], False
+        self.complaints, self.requested, self.loaded = [], [], False
         target = self("Target.createTarget", url="about:blank")["targetId"]
         self._session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -68,8 +71,10 @@ class Browser:
             self.complaints.append(" ".join(str(a.get("value", a.get("description"))) for a in said["args"]))
         elif kind == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
             self.complaints.append(f"{said['entry']['text']} {said['entry'].get('url', '')}")
-        elif kind == "Network.requestWillBeSent" and not said["request"]["url"].startswith(("file:", "data:", "blob:", "about:")):
-            self.complaints.append(f"request to {said['request']['url']}")
+        elif kind == "Network.requestWillBeSent":
+            self.requested.append(said["request"]["url"])
+            if not self.requested[-1].startswith(("file:", "data:", "blob:", "about:")):
+                self.complaints.append(f"request to {self.requested[-1]}")
         elif kind == "Network.loadingFailed" and not said.get("canceled"):
             self.complaints.append(f"failed to load: {said.get('errorText')}")
 
@@ -82,11 +87,12 @@ class Browser:
 
     def look(self, width: int, dark: bool) -> None:
         self("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
-        self("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+                                                     {"name": "prefers-reduced-motion", "value": "reduce"}])  # or colours are met halfway
 
     def open(self, url: str, timeout: float = 120) -> None:
         """Go to a page and wait until it is loaded and its formulas are set."""
-        self.complaints, self.loaded = [], False
+        self.complaints, self.requested, self.loaded = [], [], False
         self("Page.navigate", url=url)
         end = time.monotonic() + timeout
         while not self.loaded:
@@ -95,11 +101,36 @@ class Browser:
             self.js("new Promise(done => setTimeout(done, 20))")
         self.js("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => document.fonts.ready).then(() => 1) : 1")
 
+    def click(self, x: float, y: float) -> None:
+        """The left button of the mouse, at a point of the window."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def tap(self, x: float, y: float) -> None:
+        """One finger."""
+        self("Input.synthesizeTapGesture", x=round(x), y=round(y), duration=30, gestureSourceType="touch")
+
+    def press(self, key: str) -> None:
+        for kind in ("rawKeyDown", "keyUp"):
+            self("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key])
+
     def screenshot(self) -> bytes:
         """The whole page as PNG, for a person to look at."""
-        import base64
-
         return base64.b64decode(self("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"])
+
+    def pdf(self) -> bytes:
+        """The page as it prints: A4, backgrounds and an outline of its headings with it."""
+        # margins in inches; the footer is the page's number
+        number = '<div style="width:100%;font-size:8px;text-align:center;color:#555"><span class="pageNumber"></span></div>'
+        made = self("Page.printToPDF", printBackground=True, preferCSSPageSize=True, paperWidth=8.27, paperHeight=11.69, marginTop=0.7, marginBottom=0.8,
+                    marginLeft=0.8, marginRight=0.8, displayHeaderFooter=True, headerTemplate="<span></span>", footerTemplate=number,
+                    generateDocumentOutline=True, generateTaggedPDF=True, transferMode="ReturnAsStream")  # fmt: skip
+        pieces = []
+        while True:
+            piece = self("IO.read", handle=made["stream"], size=1 << 22)
+            pieces.append(base64.b64decode(piece["data"]) if piece.get("base64Encoded") else piece["data"].encode())
+            if piece["eof"]:
+                return b"".join(pieces)
 
     def close(self) -> None:
         try:

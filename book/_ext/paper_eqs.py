@@ -13,6 +13,7 @@ no equation carries, or that two carry, is a warning, which the strict build tur
 import re
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
@@ -38,18 +39,25 @@ def anchor(number: str) -> str:
 
 def collect(app, doctree) -> None:
     """On reading a page: remember the numbers it carries, and hand each such equation to MathJax as it stands."""
-    for equation in doctree.findall(nodes.math_block):
+    for equation in list(doctree.findall(nodes.math_block)):
         source = equation.astext()
         for number in TAG.findall(source):
             places(app.env).setdefault(number, []).append(app.env.docname)
             if anchor(number) not in doctree.ids:
                 equation["ids"].append(anchor(number))
                 doctree.ids[anchor(number)] = equation
+                searched = addnodes.index(entries=[("single", words, anchor(number), "main", None) for words in names(number)])
+                equation.parent.insert(equation.parent.index(equation), searched)
         if TAG.search(source) and not equation.get("nowrap"):
             # Sphinx would wrap an equation of several lines in `split`, where MathJax refuses \tag. An empty line ends TeX's display.
             body = "\n".join(line for line in source.splitlines() if line.strip())
             equation["nowrap"] = True
             equation.children = [nodes.Text(rf"\[{body}\]")]
+
+
+def names(number: str) -> list[str]:
+    """What a reader types to find an equation. As entries of Sphinx's index they lead the search straight to it."""
+    return [f"Eq. ({number})", f"Eq. {number}", f"equation ({number})", f"equation {number}", f"({number})", f"\uc2dd ({number})", f"\uc2dd {number}"]
 
 
 def forget(app, env, docname) -> None:

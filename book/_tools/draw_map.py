@@ -84,7 +84,7 @@ def figure(table: dict, where: dict) -> str:
         for parent, way in parents(node):
             arrows.append(f'<path class="from-{slug(parent)} to-{name}" d="{arrow(table[parent], node, way)}"/>')
         x, y = middle(node)
-        spoken = f"{called(key)}, {node['name']}" + (f", follows from {' and '.join(after)}" if after else ", a definition")
+        spoken = f"{called(key)} {node['name']}" + (f", follows from {' and '.join(after)}" if after else ", a definition")
         boxes.append(f'<a class="map-{node["says"]}" id="map-{name}" href="{where[key][0]}" aria-label="{html.escape(spoken)}">'
                      f"<title>{html.escape(where[key][1])}: {html.escape(node['by'])}</title>"
                      f'<rect x="{x - BOX / 2:g}" y="{y - TALL / 2:g}" width="{BOX}" height="{TALL}" rx="8"/>'

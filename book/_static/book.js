@@ -1,0 +1,23 @@
+// What the theme's pages lack for readers who do not see or do not point. Nothing here is needed to read.
+"use strict";
+// Names that differ from what the button shows cannot be spoken to: of the search button its words are the name, of the other its icons are not.
+document.querySelectorAll(".search-button-field[aria-label]").forEach(button => button.removeAttribute("aria-label"));
+document.querySelectorAll(".theme-switch, .search-button-field i").forEach(icon => icon.setAttribute("aria-hidden", "true"));
+// MathJax puts each formula into the order of the tab key, hundreds on a page. Displays stay, for they scroll and have the menu with the
+// speech; those in a line are left out until that speech is switched on, when MathJax sets them anew.
+function shortenTabOrder() {
+  document.querySelectorAll('mjx-container[tabindex="0"]:not([display="true"])').forEach(formula => formula.setAttribute("tabindex", "-1"));
+}
+(function whenSet() {
+  if (window.MathJax && MathJax.startup && MathJax.startup.promise) MathJax.startup.promise.then(shortenTabOrder);
+  else if (document.querySelector("script[src*='mathjax/']")) setTimeout(whenSet, 50);
+})();
+// What scrolls sideways can be reached and scrolled by the arrow keys.
+function reachWhatScrolls() {
+  document.querySelectorAll(".bd-article :is(pre, table)").forEach(box => {
+    if (box.scrollWidth > box.clientWidth + 1) box.setAttribute("tabindex", "0");
+    else box.removeAttribute("tabindex");
+  });
+}
+window.addEventListener("load", reachWhatScrolls);
+window.addEventListener("resize", reachWhatScrolls);
