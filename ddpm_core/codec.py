@@ -10,8 +10,9 @@ of many draws from p_theta the sender names one, so chosen that it is a draw fro
 
 Files. A step of a picture costs hundreds of bits and needs 2^KL draws, so it is cut into patches of a few bits, of which each picks its
 own draw from 2^bits noise pictures. Where the number that `choose` would name lies beyond them, the best of them is taken: the law is
-then nearly q, not q. The network runs in float64, and everything that it decides is rounded to a grid, so that sender and receiver
-agree on any processor of one build of torch and numpy; a checksum of the pictures notices it if they do not.
+then nearly q, not q. The network runs in float64, where processors differ by 1e-14 or so; the receiver reads nothing by its answers but
+the pixels of the last step, and for these they are rounded to sixteenths of a grey level. So sender and receiver agree on any
+processor, given the same versions of torch and numpy; a checksum of the pictures notices it if they do not.
 
 Departure: sigma_t^2 is neither beta_t nor beta_tilde_t. With few steps both waste bits, and the least KL has
 sigma_t^2 = beta_tilde_t + w_t^2 m, with w_t the weight of x_0 in Eq. (7) and m the mean squared error of x0_hat. The sender knows m
@@ -39,12 +40,11 @@ from .schedule import Schedule
 Array = np.ndarray[Any, Any]
 
 MAGIC, HEADER = b"DDPMC1", "<8sBBBHIIBHHI"  # fingerprint, steps, bits, lossless, t, seed; images, C, H, W; checksum of the pictures
-GRID = 2.0**16  # whatever the network decides is rounded to multiples of 1 / GRID: two processors differ by 1e-14, and agree then
 LEVELS = 96  # of m = 4 * 2^(-level / 4)
 FIRST_LEVEL = 6  # before the first, which is mostly 8: m = 1, that of an empty picture
 SIGMAS = 128  # of sigma = 128 * 2^(-level / 16) grey levels, for Eq. (13)
 BITS = (6, 20)  # noise pictures a step, as a power of two: from one block to what a patient sender makes
-BLOCK = 64  # noise pictures made from one seed
+BLOCK = 16  # noise pictures made from one seed
 OCTAVES = 48
 
 
@@ -118,9 +118,9 @@ def _octaves(bits: float) -> Array:
 
 def coding_times(T: int, steps: int = 24) -> list[int]:
     """0, and the times at which a file can stop: 1 to T in even ratios, rounded, each once; `steps` of them, or fewer."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 255:
-        raise ValueError(f"steps = {steps!r}; wanted a whole number from 1 to 255")
-    return [0, *sorted({round(T ** (i / max(steps - 1, 1))) for i in range(steps)} | {T})]
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 2 <= steps <= 255:
+        raise ValueError(f"steps = {steps!r}; wanted a whole number from 2 to 255")
+    return [0, *sorted({round(T ** (i / (steps - 1))) for i in range(steps)})]
 
 
 @dataclass
@@ -140,12 +140,12 @@ class Party:
         self.few = Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])  # visits these times only; its step i leads from times[i] to times[i - 1]
 
     def look(self, x: Tensor, i: int) -> Tensor:
-        """x0_hat of Eq. (15) at times[i], clipped, on the grid; pictures a few at a time, which is fastest in float64."""
+        """x0_hat of Eq. (15) at times[i], clipped; pictures a few at a time, which is fastest in float64."""
         looks = []
         for part in x.split(4):
             t = torch.full((len(part),), self.times[i])
             looks.append(predict_x0(self.schedule, part, self.times[i], self.model(part, t)).clamp(-1, 1))
-        return (torch.cat(looks) * GRID).round() / GRID
+        return torch.cat(looks)
 
     def step(self, i: int, level: int) -> tuple[float, float, int, float]:
         """From times[i] to times[i - 1], for a picture of this level: var_q, var_p, the number of patches, bits for each of them."""
@@ -172,12 +172,12 @@ class Party:
         return z
 
     def arrive(self, i: int, x: Tensor | None, looks: Tensor | None, levels: Sequence[int], numbers: list[list[int]], shape: Sequence[int]) -> Tensor:
-        """x_{t-1} = mu_theta + sigma_t z on the grid; with i = len(times) it is x_T = z."""
+        """x_{t-1} = mu_theta + sigma_t z; with i = len(times) it is x_T = z."""
         z = torch.from_numpy(np.stack([self.noise_of(i, chosen) for chosen in numbers])).view(-1, *shape)
         if x is not None and looks is not None:
             sigma = torch.tensor([math.sqrt(self.step(i, level)[1]) for level in levels], dtype=torch.float64).view(-1, 1, 1, 1)
             z = q_posterior(self.few, looks, x, i)[0] + sigma * z
-        return (z * GRID).round() / GRID
+        return z
 
     def _rng(self, i: int, what: int) -> np.random.Generator:
         return np.random.Generator(np.random.SFC64([self.seed, i, what]))
@@ -280,8 +280,8 @@ def _search(party: Party, i: int, shift: Array, kinds: list[tuple[float, float, 
                .astype(np.float32) for n, group in groups.items() for j, where in enumerate(pixels[n])}  # fmt: skip
     clocks = [party._rng(i, 2**31 + j) for j in range(max(groups))]  # T of each patch; the receiver has no need of them
     arrivals = [np.zeros(1) for _ in clocks]
-    for first in range(0, 2**party.bits, 32 * BLOCK):
-        z = np.concatenate([party.noise(i, block) for block in range(first // BLOCK, min(first + 32 * BLOCK, 2**party.bits) // BLOCK)])
+    for first in range(0, 2**party.bits, 128 * BLOCK):
+        z = np.concatenate([party.noise(i, block) for block in range(first // BLOCK, min(first + 128 * BLOCK, 2**party.bits) // BLOCK)])
         arrivals = [arrival[-1] + clock.exponential(size=len(z)).cumsum() for arrival, clock in zip(arrivals, clocks)]
         for (n, j), weight in weights.items():
             patch = z[:, pixels[n][j]]
@@ -386,7 +386,7 @@ def read_header(data: bytes) -> About:
         raise ValueError(f"the file ({len(data)} bytes) is truncated or damaged: its checksum does not fit; take another copy")
     mark, steps, bits, lossless, t, seed, B, C, H, W, checksum = struct.unpack(HEADER, data[len(MAGIC) : start])
     lengths = [int.from_bytes(data[at : at + 3], "little") for at in range(start, min(start + 3 * B, len(data) - 4), 3)]
-    if len(lengths) != B or start + 3 * B + sum(lengths) + 4 != len(data) or not (BITS[0] <= bits <= BITS[1] and steps and B and lossless < 2):
+    if len(lengths) != B or start + 3 * B + sum(lengths) + 4 != len(data) or not (BITS[0] <= bits <= BITS[1] and steps >= 2 and B and lossless < 2):
         raise ValueError(f"the file says that it holds {B} pictures, and has {len(data)} bytes, which do not fit; it is damaged: take another copy")
     ends = np.cumsum([start + 3 * B, *lengths]).tolist()
     messages = [data[first:last] for first, last in zip(ends, ends[1:])]
