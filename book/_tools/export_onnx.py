@@ -223,7 +223,7 @@ def figure(stored: str, about: dict) -> str:
 <figure><canvas class="draw-x" width="{side}" height="{side}" role="img" aria-label="What the sampler holds: static"></canvas><figcaption>what the sampler holds, x<sub>t</sub></figcaption></figure>
 <figure><canvas class="draw-x0" width="{side}" height="{side}" role="img" aria-label="The network's guess of the end: nothing yet"></canvas><figcaption>what the network sees in it, x&#770;<sub>0</sub></figcaption></figure>
 </div>
-<div class="draw-controls"><button type="submit">Draw (loads {size}, once)</button><label>t <input class="draw-time" type="range" min="0" max="0" value="0" disabled></label><output class="draw-t">{about["T"]}</output></div>
+<div class="draw-controls"><button type="submit">Draw (loads {size}, once)</button><div class="draw-way"><label>t <input class="draw-time" type="range" min="0" max="0" value="0" disabled></label><output class="draw-t">{about["T"]}</output></div></div>
 <p class="draw-said" role="status" data-size="{size}">Nothing leaves your device, and after the first press nothing more is loaded.</p>
 <div class="draw-shelf" aria-label="What you have drawn" role="group"></div>
 </form>
