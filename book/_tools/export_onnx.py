@@ -196,7 +196,7 @@ def stored_run(checkpoint: ddpm.Checkpoint) -> str:
     frames = [image_grid(torch.cat([x.clamp(-2, 2) / 2 if t else x.clamp(-1, 1), x0_hat.clamp(-1, 1)]), columns=2, gap=2) for t, x, x0_hat in run]
     return FrameSlider(frames, [t for t, _, _ in run], name="t", scale=6, start=len(frames) - 1,
                        alt=f"Two squares: on the left static that becomes a {name} as t falls from {checkpoint.schedule.T} to 0, on the right the "
-                       "network's guess of the end, at first a grey cloud.",
+                       "network's guess of the end, at first black and white speckle, then a grey cloud, then an outline.",
                        caption=f"A stored run: a {name}, seed {STORED['seed']}, {STORED['steps']} steps of DDIM. Left: what the sampler holds. "
                        "Right: what the network would answer if it had to answer now, Eq. (15).")._repr_html_()  # fmt: skip
 
