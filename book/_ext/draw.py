@@ -24,7 +24,8 @@ def write_scripts(app, error) -> None:
     target, runtime = Path(app.outdir) / "_static" / "draw", SOURCE / "onnxruntime-web"
     about = {name: value for name, value in json.loads((SOURCE / "eps.json").read_text()).items() if name in ("beta", "image_size", "channels")}
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copy(runtime / "ort.wasm-core.min.js", target)
+    for name in ("ort.wasm-core.min.js", "LICENSE"):
+        shutil.copy(runtime / name, target)
     (target / "runtime.js").write_text(f'Draw.files.runtime = "{packed((runtime / "ort-wasm-simd.wasm.gz").read_bytes())}";\n')
     network = packed(gzip.compress((SOURCE / "eps.onnx").read_bytes(), 9, mtime=0))
     (target / "network.js").write_text(f'Draw.files.about = {json.dumps(about)};\nDraw.files.network = "{network}";\n')
