@@ -4,6 +4,7 @@
 """
 
 import copy
+import math
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -52,7 +53,8 @@ def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, step
 
     model      callable (x_t, t) -> eps_hat; a Module is in eval mode meanwhile
     shape      (B, C, H, W)
-    steps      None: all T of them. Fewer: times spread evenly from T to 1, with the betas that lead from one to the next
+    steps      None: all T of them. Fewer: times spread from T to 1, evenly ("dpm": evenly in log SNR), with the betas that lead from
+               one to the next, see `respace`
     sampler    "ddpm": Algorithm 2. "ddim": x_{t-1} = sqrt(alpha_bar_{t-1}) x0_hat + sqrt(1 - alpha_bar_{t-1}) eps_hat, no noise
                (Song et al. 2021, Eq. (12) with sigma = 0). "dpm": the same ODE by DPM-Solver++(2M), which extrapolates from the last two
                x0_hat; its error falls with the square of the steps (Lu et al. 2022, Algorithm 2)
@@ -77,7 +79,7 @@ def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, step
     if generator is None:
         generator = fresh_generator(device)
     predict = _with_labels(_fast(model, device, precision, compile), labels, guidance, device)
-    times, schedule = respace(schedule, schedule.T if steps is None else steps)
+    times, schedule = respace(schedule, schedule.T if steps is None else steps, "snr" if sampler == "dpm" else "time")
     var = schedule.beta_tilde if variance == "beta_tilde" else schedule.beta
 
     signal, noise = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
@@ -111,19 +113,29 @@ def _extrapolation(signal: Tensor, noise: Tensor) -> Tensor:
     return torch.cat([step.new_zeros(1), step[:-1] / step[1:] / 2, step.new_zeros(1)])
 
 
-def respace(schedule: Schedule, steps: int) -> tuple[list[int], Schedule]:
-    """`steps` of the times 1..T, spread evenly and including T and (from two on) 1, and the schedule that visits only these.
+def respace(schedule: Schedule, steps: int, spacing: str = "time") -> tuple[list[int], Schedule]:
+    """`steps` of the times 1..T, including T and (from two on) 1, and the schedule that visits only these.
 
     Its alpha_bar are the old ones at those times, so beta' = 1 - alpha_bar_t / alpha_bar_{t'}: by Eq. (4) the marginals stay.
+    spacing  "time": spread evenly over t; "snr": over log SNR, SNR = alpha_bar_t / (1 - alpha_bar_t), closely near both ends
     -> times, with times[0] = 0 and times[steps] = T, and a Schedule of that many steps
+    Raises ValueError for steps outside 1..T and for an unknown spacing.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= schedule.T:
         raise ValueError(f"steps = {steps!r}; wanted a whole number from 1 to T = {schedule.T}")
+    if spacing not in ("time", "snr"):
+        raise ValueError(f'spacing = {spacing!r}; wanted "time" or "snr"')
     if steps == schedule.T:
         return list(range(schedule.T + 1)), schedule
-    times = [0, *torch.linspace(schedule.T, 1, steps, dtype=torch.float64).round().long().flip(0).tolist()]
-    alpha_bar = schedule.alpha_bar[times]
-    return times, Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
+    if spacing == "time" or steps == 1:
+        times = torch.linspace(schedule.T, 1, steps, dtype=torch.float64).round().long().flip(0)
+    else:
+        minus_log_snr = ((1 - schedule.alpha_bar) / schedule.alpha_bar)[1:].log()  # grows with t
+        times = 1 + torch.searchsorted(minus_log_snr, torch.linspace(minus_log_snr[0], minus_log_snr[-1], steps, dtype=torch.float64))
+        index = torch.arange(steps)  # no time twice: the next free one after it, or before it where there is none
+        times = ((times - index).cummax(0).values + index).minimum(schedule.T - steps + 1 + index)
+    alpha_bar = schedule.alpha_bar[[0, *times.tolist()]]
+    return [0, *times.tolist()], Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
 
 
 def _precision(model: Model, device: torch.device, precision: str) -> str:
@@ -204,6 +216,8 @@ def _check(schedule: Schedule, shape: Sequence[int], steps: int | None, sampler:
         given = f"shape {tuple(x_T.shape)} and dtype {x_T.dtype}" if isinstance(x_T, Tensor) else f"type {type(x_T).__name__}"
         raise ValueError(f"x_T has {given}; wanted floats of shape {shape}")
     check_randomness(generator, labels, shape[0])
+    if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
+        raise TypeError(f"guidance = {guidance!r}; wanted a finite number, 0 for none")
     if guidance and labels is None:
         raise ValueError(f"guidance = {guidance} needs labels to be guided to; pass labels=")
     return shape

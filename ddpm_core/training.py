@@ -85,6 +85,14 @@ def train(model: nn.Module, schedule: Schedule, images: Tensor | Stream | Iterab
     Under torchrun every process calls this with the same arguments: batch_size is split over them, rank 0 writes, and the weights
     are those of one process but for rounding (and dropout, whose masks differ). A loader of your own gives each rank its own images.
     """
+    if not isinstance(model, nn.Module) or not any(True for _ in model.parameters()):
+        raise TypeError(f"model is a {type(model).__name__}; wanted an nn.Module with parameters, such as UNet(...)")
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")
+    if objective is not None and not callable(objective):
+        raise TypeError(f"objective = {objective!r}; wanted a function (model, schedule, x0, t, eps) -> (B,): choose_objective(...) has some by name")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed = {seed!r}; wanted a whole number")
     _check_settings(steps=steps, batch_size=batch_size, lr=lr, ema=ema, warmup=warmup, decay=decay, save_every=save_every, log_every=log_every,
                     drop_label=drop_label)  # fmt: skip
     if isinstance(images, Tensor):

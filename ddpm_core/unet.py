@@ -34,7 +34,8 @@ class UNet(nn.Module):
 
     model(x_t, t) with x_t (B, channels, H, W) float and t an int or LongTensor (B,) in 1..T returns a tensor like x_t;
     model(x_t, t, y) takes labels y, LongTensor (B,), too. The defaults are the paper's CIFAR-10 network.
-    Raises ValueError for sizes that cannot be halved often enough, and for attention at a side that no level has.
+    Raises ValueError for sizes that cannot be halved often enough, for attention at a side that no level has and for x_t or t that do not
+    fit; TypeError for sizes that are no whole numbers.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class UNet(nn.Module):
         learn_variance: bool = False,
     ):
         super().__init__()
+        _check_whole(image_size=image_size, channels=channels, width=width, multipliers=multipliers, blocks=blocks, attention=attention, groups=groups)
         multipliers, attention = tuple(multipliers), tuple(attention)
         self.config = dict(image_size=image_size, channels=channels, width=width, multipliers=multipliers, blocks=blocks,
                            attention=attention, dropout=dropout, classes=classes, groups=groups, learn_variance=learn_variance)  # fmt: skip
@@ -131,6 +133,8 @@ class UNet(nn.Module):
             raise TypeError(f"x_t is {getattr(x, 'dtype', type(x).__name__)}; wanted a float tensor (B, {channels}, H, W)")
         if x.ndim != 4 or x.shape[1] != channels:
             raise ValueError(f"x_t has shape {tuple(x.shape)}; wanted (B, {channels}, H, W)")
+        if x.device.type == "cpu" and x.isnan().any():  # elsewhere the question would make the host wait
+            raise ValueError("x_t contains NaN; wanted numbers")
         if x.shape[2] % self.stride or x.shape[3] % self.stride:
             raise ValueError(f"images of {x.shape[2]} x {x.shape[3]} pixels cannot be halved {len(self.down) - 1} times; "
                              f"wanted sides divisible by {self.stride}: pad them, or use fewer multipliers")  # fmt: skip
@@ -292,6 +296,13 @@ def initialise(layer: Layer, scale: float) -> Layer:
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
     nn.init.zeros_(cast(Tensor, layer.bias))
     return layer
+
+
+def _check_whole(**sizes: object) -> None:
+    for name, size in sizes.items():
+        many = name in ("multipliers", "attention")
+        if many != isinstance(size, (tuple, list)) or any(isinstance(n, bool) or not isinstance(n, int) for n in (cast(Iterable[object], size) if many else (size,))):
+            raise TypeError(f"{name} = {size!r}; wanted {'whole numbers, such as (1, 2, 2)' if many else 'a whole number'}")
 
 
 def _check_sizes(image_size: int, channels: int, width: int, multipliers: tuple[int, ...], blocks: int, attention: tuple[int, ...],

@@ -186,6 +186,21 @@ TABLE = [
     (lambda: next(ddpm.sample_steps(NET, SHORT, (3, 1, 8, 8), sampler="euler")), ValueError, "sampler = 'euler'"),
     (samples(steps=2.0), ValueError, "steps = 2.0"),
     (samples(steps="ten"), ValueError, "steps = 'ten'"),
+    (samples(precision="half"), ValueError, "precision = 'half'; wanted \"auto\""),
+    (samples(model=lambda x, t: x, precision="bfloat16"), ValueError, "precision = 'bfloat16' for a function; wanted \"auto\""),
+    (samples(model=lambda x, t: x, compile=True), ValueError, "compile = True for a function; wanted a UNet"),
+    (samples(model=CLASSES, labels=LABELS, guidance=float("nan")), TypeError, "guidance = nan; wanted a finite number"),
+    (samples(model=CLASSES, labels=LABELS, guidance="much"), TypeError, "guidance = 'much'; wanted a finite number"),
+    (lambda: ddpm.respace(SHORT, 3, "even"), ValueError, "spacing = 'even'; wanted \"time\" or \"snr\""),
+    (trains(model=None), TypeError, "model is a NoneType; wanted an nn.Module with parameters"),
+    (lambda: ddpm.train(NET, None, U8, steps=1, **PLAIN), TypeError, "schedule is a NoneType; wanted a Schedule"),
+    (trains(objective="simple"), TypeError, "objective = 'simple'; wanted a function"),
+    (trains(seed="x"), TypeError, "seed = 'x'; wanted a whole number"),
+    (lambda: NET(torch.full((1, 1, 8, 8), float("nan")), 1), ValueError, "x_t contains NaN"),
+    (lambda: ddpm.UNet("32"), TypeError, "image_size = '32'; wanted a whole number"),
+    (lambda: ddpm.UNet(32.0), TypeError, "image_size = 32.0; wanted a whole number"),
+    (lambda: ddpm.UNet(multipliers=2), TypeError, "multipliers = 2; wanted whole numbers, such as (1, 2, 2)"),
+    (lambda: ddpm.UNet(multipliers=(1, 1.5)), TypeError, "multipliers = (1, 1.5); wanted whole numbers"),
     (samples(sampler="euler"), ValueError, "sampler = 'euler'; wanted \"ddpm\", \"ddim\" or \"dpm\""),
     (samples(variance="guessed"), ValueError, "variance = 'guessed'; wanted \"beta\", \"beta_tilde\" or \"learned\""),
     (samples(shape=(0, 1, 8, 8)), ValueError, "shape = (0, 1, 8, 8); wanted whole numbers, at least 1"),
@@ -346,6 +361,16 @@ COMMANDS = [
     (f"{EVALUATE} --unseen folder:wide", "the network draws images of shape (1, 8, 8), those of folder:wide are (3, 8, 8)"),
     ("evaluate nowhere", "no checkpoint in nowhere"),
     ("evaluate hostile --out evaluation.json", "is truncated or no safetensors file"),
+    ("encode nowhere --data folder:pictures --out a.bits", "no checkpoint in nowhere"),
+    ("encode hostile --data folder:pictures --out picture.png", "is truncated or no safetensors file"),
+    ("encode run --data nonsense --out a.bits", "unknown data set 'nonsense'"),
+    ("encode run --data folder:damaged --out a.bits", "damaged/1.png cannot be read as an image"),
+    ("encode run --data folder:pictures -n 0 --out a.bits", "-n 0; wanted from 1"),
+    ("encode run --data folder:pictures --steps 0 --out a.bits", "steps = 0"),
+    ("encode run --data folder:pictures --bits -1 --out a.bits", "bits = -1"),
+    ("encode run --data folder:pictures --out /proc/nowhere/a.bits", "/proc/nowhere/a.bits cannot be written"),
+    ("decode run notes.txt --out new", "a file that `ddpm encode` made"),
+    ("decode run nowhere.bits --out new", "nowhere.bits"),
 ]
 
 
@@ -489,7 +514,7 @@ def test_every_public_function_and_command_is_in_the_tables():
     inner = {"training_steps"}  # what train calls when all of its input has been checked
     for name in set(ddpm.__all__) - results - constant - inner:
         assert helpers.get(name, f"ddpm.{name}(") in tables, name
-    assert {command.split()[0] for command, _ in COMMANDS} == {"train", "sample", "evaluate"}
+    assert {command.split()[0] for command, _ in COMMANDS} == {"train", "sample", "evaluate", "encode", "decode"}
     assert len(TABLE) + len(COMMANDS) > 200
 
 

@@ -61,12 +61,12 @@ def exact_flow(schedule: Schedule, m: float, s: float, x):
 
 
 def test_dpm_is_of_second_order_and_ddim_of_first():
-    """Errors against the exact flow as the steps double: a half for DDIM, a quarter for DPM-Solver++(2M)."""
+    """Errors against the exact flow as the steps double: a half for DDIM, a quarter or less for DPM-Solver++(2M), whose times are rounded."""
     x_T = randn(64, 1)
     exact = exact_flow(S, 0.3, 0.5, x_T)
-    for sampler, order in (("ddim", 1), ("dpm", 2)):
+    for sampler, least, most in (("ddim", 1.8, 2.2), ("dpm", 3.2, 8.0)):
         away = [(sample(ideal(S, 0.3, 0.5), S, (64, 1), steps=n, sampler=sampler, clip_x0=False, x_T=x_T) - exact).abs().max().item() for n in (25, 50, 100)]
-        assert away[0] / away[1] == pytest.approx(2**order, rel=0.35) and away[1] / away[2] == pytest.approx(2**order, rel=0.35), (sampler, away)
+        assert all(least < a / b < most for a, b in zip(away, away[1:])), (sampler, away)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 19])
@@ -153,14 +153,26 @@ def test_the_model_is_asked_at_T_to_1(steps, expected):
     assert model.times == [[t] * 3 for t in expected]
 
 
+@pytest.mark.parametrize("spacing", ["time", "snr"])
 @pytest.mark.parametrize("T", [1, 2, 7, 50])
-def test_respaced_times_are_distinct_include_both_ends_and_keep_the_marginals(T):
+def test_respaced_times_are_distinct_include_both_ends_and_keep_the_marginals(T, spacing):
     s = linear_schedule(T, 1e-3, 0.2) if T > 1 else Schedule([0.1])
     for steps in range(1, T + 1):
-        times, few = respace(s, steps)
+        times, few = respace(s, steps, spacing)
         assert len(times) == steps + 1 and times[0] == 0 and times[-1] == T and (steps == 1 or times[1] == 1)
         assert all(a < b for a, b in zip(times, times[1:]))
         assert_close(few.alpha_bar, s.alpha_bar[times], rtol=1e-12, atol=0)
+
+
+def test_respacing_by_snr_is_even_in_log_snr():
+    """Up to the whole numbers that t has to be: between 20 and 980 neighbouring gaps are alike."""
+    log_snr = (S.alpha_bar / (1 - S.alpha_bar)).log()
+    times, _ = respace(S, 20, "snr")
+    gaps = log_snr[times[1:-1]] - log_snr[times[2:]]
+    inner = torch.tensor([20 < a and b < 980 for a, b in zip(times[1:], times[2:])])
+    assert inner.sum() > 10 and gaps[inner].max() < 1.1 * gaps[inner].min()
+    with pytest.raises(ValueError, match="spacing = 'even'; wanted"):
+        respace(S, 20, "even")
 
 
 def test_respacing_a_thousand():
