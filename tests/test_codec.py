@@ -181,8 +181,8 @@ def test_the_default_stop(network, images):
 def test_the_search_is_the_poisson_representation(network, images):
     """Among the same draws and with the same arrivals, the matrix product names what `choose` names."""
     party = codec.Party(network, SHORT, 64, 8, 9, 0)
-    i, shift = 3, 0.1 * randn(2, 64, seed=3).numpy()
-    kinds = [party.step(i, 20)[:2] + (3,), party.step(i, 25)[:2] + (2,)]
+    i, kinds = 3, [party.step(3, 36)[:2] + (3,), party.step(3, 40)[:2] + (2,)]
+    shift = np.stack([math.sqrt(var_p - var_q) * randn(64, seed=seed).numpy() for seed, (var_q, var_p, _) in enumerate(kinds)])
     found = codec._search(party, i, shift, kinds)
     for b, (var_q, var_p, n) in enumerate(kinds):
         for j, pixels in enumerate(party.patches(i, n)):
