@@ -9,7 +9,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test bench execute lock clean
+.PHONY: help setup book pdf test colab bench execute lock newest clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /make \1:/p' Makefile | while IFS=: read verb what; do printf '%-14s%s\n' "$$verb" "$$what"; done
@@ -23,8 +23,14 @@ book: setup  ## build the book from its stored outputs, strictly: a warning is a
 	@rm -rf _build/html _build/.doctrees
 	@$(BIN)/jupyter-book build . -W --keep-going -q
 
+pdf: setup  ## print the book into one file, _build/ddpm-book.pdf, its solutions open; needs Chromium or Chrome
+	@$(BIN)/python book/_tools/print_pdf.py
+
 test: book  ## run everything: the notebooks, the package's tests, the built site's
 	@BOOK_SITE=required TQDM_DISABLE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+colab:  ## run the notebooks on Colab's versions of the packages (PYTHON=python3.13 is Colab's); some gigabytes, some minutes; part of no test
+	@$(PYTHON) book/_tools/colab.py
 
 bench: setup  ## measure speed and memory beside other libraries, about 25 minutes; part of no test
 	@env -u OMP_NUM_THREADS $(BIN)/python bench/run.py
@@ -34,6 +40,9 @@ execute: setup  ## run the notebooks that changed and store their outputs
 
 lock: setup  ## resolve pyproject.toml anew and write constraints.txt
 	@$(PYTHON) book/_tools/setup_env.py lock
+
+newest: setup  ## the same with the newest torch, which stored outputs are not held to: for a weekly run
+	@$(PYTHON) book/_tools/setup_env.py newest
 
 clean:  ## remove the built book and the environment
 	rm -rf _build .venv *.egg-info .pytest_cache

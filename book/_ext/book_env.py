@@ -35,6 +35,25 @@ def set_address(app, config) -> None:
         )  # fmt: skip
 
 
+def pages_address(repository: str) -> str:
+    """Where GitHub serves the pages of a repository; "" for one elsewhere."""
+    found = re.fullmatch(r"https://github\.com/([\w.-]+)/([\w.-]+)", repository)
+    return f"https://{found[1].lower()}.github.io/{found[2]}/" if found else ""
+
+
+def be_shared_and_found(app) -> None:
+    """With a known address of the pages: what a link to one looks like where it is shared (a card drawn from the title), and a sitemap."""
+    site = pages_address(address())
+    if site:
+        app.setup_extension("sphinxext.opengraph")
+        app.setup_extension("sphinx_sitemap")
+        app.config.html_baseurl = app.config.ogp_site_url = site
+        app.config.ogp_site_name = "Denoising diffusion, equation by equation"
+        app.config.ogp_use_first_image = False  # the figures are part of the pages, not files
+        app.config.ogp_social_cards = {"line_color": "#0072b2"}
+        app.config.sitemap_url_scheme = "{link}"
+
+
 def without_thebe(app, config) -> None:
     """jupyter-book always loads sphinx_thebe (code that runs by way of a server elsewhere). It declares one constant twice on each page,
     which is an error in every reader's console, and the book does not use it: it runs in Jupyter and on Colab."""
@@ -75,6 +94,7 @@ def without_scripted_icons(app, error) -> None:
 
 def setup(app):
     app.config.mathjax_path = "mathjax/tex-chtml.js"
+    be_shared_and_found(app)
     app.add_js_file(None, body=FIRST_FORMULAS, priority=900)  # after Sphinx's own words to MathJax
     app.connect("config-inited", set_address, priority=10)  # before the theme reads its options
     app.connect("config-inited", without_thebe)

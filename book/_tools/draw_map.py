@@ -88,7 +88,7 @@ def figure(table: dict, where: dict) -> str:
         boxes.append(f'<a class="map-{node["says"]}" id="map-{name}" href="{where[key][0]}" aria-label="{html.escape(spoken)}">'
                      f"<title>{html.escape(where[key][1])}: {html.escape(node['by'])}</title>"
                      f'<rect x="{x - BOX / 2:g}" y="{y - TALL / 2:g}" width="{BOX}" height="{TALL}" rx="8"/>'
-                     f'<text class="map-number" x="{x:g}" y="{y - 3:g}">{f"({key})" if key.isdigit() else key}</text>'
+                     f'<text class="map-number" x="{x:g}" y="{y - 3:g}">{f"({key})" if key.isdigit() else key}</text> '
                      f'<text x="{x:g}" y="{y + 14:g}">{html.escape(node["name"])}</text></a>')  # fmt: skip
         lit.append(f".map:has(#map-{name}:is(:hover,:focus-visible)) :is(.from-{name},.to-{name})")
     return (f'<figure class="map"><svg viewBox="0 0 {WIDTH} {tall:g}" role="group" aria-label="Map of the equations: sixteen equations and two algorithms, each '

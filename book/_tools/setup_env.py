@@ -2,6 +2,7 @@
 
     python3 book/_tools/setup_env.py         set up; returns at once when nothing has changed since
     python3 book/_tools/setup_env.py lock    resolve pyproject.toml anew and write constraints.txt
+    python3 book/_tools/setup_env.py newest  the same, and the newest torch as well
 
 Standard library only. The syntax is that of Python 2.7 as well, so that an old Python gets as far as the message meant for it.
 """
@@ -33,8 +34,8 @@ REASONS = [
 
 def main(verb="setup"):
     check_python(sys.version_info)
-    if verb == "lock":
-        return lock()
+    if verb in ("lock", "newest"):
+        return lock(HELD if verb == "lock" else [])
     check_room(ROOM_TO_BUILD, "to build and to test")
     made, key = fingerprints()
     stamp = read(STAMP).splitlines()
@@ -51,12 +52,12 @@ def main(verb="setup"):
     say("done")
 
 
-def lock():
-    """constraints.txt: the newest set that pyproject.toml allows, with HELD held. Nothing is installed."""
+def lock(held):
+    """constraints.txt: the newest set that pyproject.toml allows, with some held. Nothing is installed."""
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.json")
         run([python(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--dry-run", "--ignore-installed",
-             "--report", report, ".[book,test]"] + HELD)  # fmt: skip
+             "--report", report, ".[book,test]"] + held)  # fmt: skip
         found = [item["metadata"] for item in json.loads(read(report))["install"]]
     pins = sorted("%s==%s" % (m["name"].lower(), m["version"].split("+")[0]) for m in found if m["name"] != "ddpm-core")
     head = (

@@ -1,0 +1,128 @@
+"""What a host needs to publish the book: the workflow, the citation, the licences of what the pages carry, cards and sitemap, the PDF."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import print_pdf
+import pytest
+import yaml
+from browser import CHROMIUM
+from notebooks import BOOK, ROOT
+from site_pages import PAGES, SITE, built
+
+WORKFLOW, CITATION = ROOT / ".github" / "workflows" / "book.yml", ROOT / "CITATION.cff"
+
+
+def valid(schema: str, file: Path) -> subprocess.CompletedProcess:
+    """Held to a schema that check-jsonschema carries, so without a network."""
+    return subprocess.run([sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", file], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("schema, file, plant", [
+    ("github-workflows", WORKFLOW, ("runs-on:", "runs-at:")), ("citation-file-format", CITATION, ("given-names: Jonathan", "first-name: Jonathan")),
+])  # fmt: skip
+def test_follows_its_schema(schema, file, plant, tmp_path):
+    done = valid(schema, file)
+    assert done.returncode == 0, done.stdout
+    broken = tmp_path / file.name
+    broken.write_text(file.read_text().replace(*plant))
+    assert valid(schema, broken).returncode == 1, "a mistake in it is not seen"
+
+
+def test_citation_and_package_agree():
+    cited, package = yaml.safe_load(CITATION.read_text()), tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (cited["version"], cited["license"]) == (package["version"], package["license"])
+    page = (BOOK / "cite.md").read_text()
+    assert cited["title"] in page and f"{{{cited['version']}}}" in page
+    assert cited["references"][0]["title"] in page
+
+
+def verbs() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("file", [WORKFLOW, ROOT / ".ci" / "run", ROOT / "README.md", ROOT / "index.md", BOOK / "cite.md"], ids=lambda p: p.name)
+def test_commands_exist(file):
+    named = set(re.findall(r"(?:^|run: |`)make ([a-z]+)\b", file.read_text(), flags=re.MULTILINE))
+    assert named and named <= verbs()
+
+
+def test_hosted_tests():
+    """The Pythons that pyproject.toml admits and PyTorch serves, every push and every week."""
+    flow = yaml.safe_load(WORKFLOW.read_text())
+    assert flow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert {"push", "pull_request", "schedule"} <= set(flow[True])  # YAML reads the word "on" as true
+    assert set(flow["jobs"]["publish"]["needs"]) == {"test", "build"}
+
+
+LICENCES = {"mathjax": "MathJax.txt", "draw": "ONNX-Runtime-Web.txt", "fonts": "Source-Serif-4.txt"}
+
+
+@built
+def test_licences_go_with_the_site():
+    static = SITE / "_static"
+    for folder, licence in LICENCES.items():
+        assert (static / folder).is_dir() and len((static / "licences" / licence).read_text()) > 900
+        assert licence in (SITE / "book" / "cite.html").read_text()
+    assert "Apache License" in (static / "licences" / "MathJax.txt").read_text()
+    assert "SIL Open Font License" in (static / "licences" / "Source-Serif-4.txt").read_text()
+
+
+BUILD = """
+import sys; sys.path[:0] = [{tools!r}, {ext!r}]
+import notebooks; notebooks.address = lambda root=None: {address!r}
+from sphinx.cmd.build import build_main; sys.exit(build_main(["-q", "-W", "-b", "html", {source!r}, {target!r}]))"""
+
+
+def small_site(folder: Path, address: str) -> Path:
+    """One page with the book's extension, as if the book had this address."""
+    (folder / "index.rst").write_text("Title\n=====\n\nSome words on noise.\n")
+    (folder / "conf.py").write_text('extensions = ["sphinx.ext.mathjax", "book_env"]\nhtml_theme = "sphinx_book_theme"\n')
+    script = BUILD.format(tools=str(BOOK / "_tools"), ext=str(BOOK / "_ext"), address=address, source=str(folder), target=str(folder / "out"))
+    subprocess.run([sys.executable, "-c", script], check=True)
+    return folder / "out"
+
+
+def test_cards_and_sitemap_with_an_address(tmp_path):
+    site = small_site(tmp_path, "https://github.com/Someone/book")
+    page = (site / "index.html").read_text()
+    card = re.search(r'<meta property="og:image" content="https://someone\.github\.io/book/(_images/social_previews/[^"]+\.png)"', page)
+    assert '<meta property="og:title" content="Title"' in page and (site / card[1]).stat().st_size > 5000
+    assert "<loc>https://someone.github.io/book/index.html</loc>" in (site / "sitemap.xml").read_text()
+
+
+def test_no_cards_and_no_sitemap_without(tmp_path):
+    site = small_site(tmp_path, "")
+    assert "og:" not in (site / "index.html").read_text() and not (site / "sitemap.xml").exists()
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no browser here: install chromium to print pages")
+def test_printing_notices_what_is_wrong(tmp_path):
+    """`make pdf` as a whole takes minutes; here a page with each fault that it looks for."""
+    page = tmp_path / "index.html"
+    page.write_text("""<!doctype html><meta charset=utf-8><article><p id="eq-1">(1)</p><span class=math>\\(x\\)</span><div style="width:2000px">wide</div>
+        <details><summary>Solution</summary>here</details></article>""")
+    wrong = print_pdf.print_book(page, tmp_path / "book.pdf")
+    assert [w for w in wrong if w.startswith("too wide")] and "1 formulas are not set" in wrong
+    assert "Eq. (16) is missing" in wrong and "Eq. (1) is missing" not in wrong
+    assert print_pdf.pages((tmp_path / "book.pdf").read_bytes()) == 1
+
+
+# ---- the reference, the equations and the questions lead to the chapters, and the chapters back
+
+
+@built
+def test_links_go_both_ways():
+    text = {page.name: page.read_text() for page in PAGES}
+    chapters = [name for name in text if name[0].isdigit()]
+    to_code = {name for name in chapters if 'href="reference.html#ddpm_core.' in text[name]}
+    from_code = set(re.findall(r'href="(\d\d_\w+\.html)"', text["reference.html"]))
+    assert to_code and to_code <= from_code | {n for n in chapters if "playground" in n}, to_code - from_code
+    for index, back in (("equations.html", "equations.html"), ("questions.html", "questions.html")):
+        there = set(re.findall(r'href="(\d\d_\w+\.html)', text[index]))
+        assert there and back in text["index.html"] and there <= set(chapters)
+    equations = {name for name in chapters if "eq-" in "".join(re.findall(r'id="(eq-\w+)"', text[name]))}
+    assert equations <= set(re.findall(r'href="(\d\d_\w+\.html)', text["equations.html"]))
