@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import distributed
 from .checkpoint import Checkpoint, beside, claim, find_checkpoint, load_checkpoint
+from .codec import decode, encode, read_header
 from .data import CLASSES, FLIP, load_images, to_uint8
 from .distributed import mix
 from .evaluation import Sampling, evaluate, table, write_json
@@ -43,10 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     _train_arguments(commands.add_parser("train", help="Algorithm 1: train a network on images", formatter_class=_Help))
     _sample_arguments(commands.add_parser("sample", help="Algorithm 2: draw images from a trained network", formatter_class=_Help))
     _evaluate_arguments(commands.add_parser("evaluate", help="bits per dimension, FID, IS: measure a trained network", formatter_class=_Help))
+    _encode_arguments(commands.add_parser("encode", help="Algorithm 3: pictures to a file that the network has made short", formatter_class=_Help))
+    _decode_arguments(commands.add_parser("decode", help="Algorithm 4: the pictures of such a file", formatter_class=_Help))
     options = parser.parse_args(arguments)
     options.typed = shlex.join(["ddpm", *(sys.argv[1:] if arguments is None else arguments)])
     try:
-        return {"train": _train, "sample": _sample, "evaluate": _evaluate}[options.command](options)
+        return {"train": _train, "sample": _sample, "evaluate": _evaluate, "encode": _encode, "decode": _decode}[options.command](options)
     except KeyboardInterrupt as stop:
         if distributed.rank() == 0:
             print(f"\n{stop or 'stopped'}", file=sys.stderr)
@@ -248,6 +251,58 @@ def _evaluate(o: argparse.Namespace) -> int:
     print(table(result))
     write_json({"command": o.typed, **result}, out)
     print(f"{out}: written" + (f"; the samples are in {keep} and {keep.with_suffix('.png')}" if keep else ""))
+    return 0
+
+
+def _encode_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("checkpoint", type=Path, help="folder of a run, or of one checkpoint; to decode the file one needs the same")
+    p.add_argument("--data", required=True, help="the pictures, as for ddpm train: folder:<path>, fashion-mnist, ...")
+    p.add_argument("--split", choices=["train", "test"], default="test", help="of a data set that has two; a folder has none")
+    p.add_argument("-n", type=int, default=None, help="number of pictures, the first ones (default: all)")
+    p.add_argument("--out", type=Path, required=True, help="file to write")
+    p.add_argument("--t", type=int, default=None, help="where the steps stop: 1, ..., T, in even ratios (default: about 40, with --lossy 1)")
+    p.add_argument("--lossy", action="store_true", help="send no more than x_t: the receiver shows the network's guess of the picture, Eq. (15)")
+    p.add_argument("--steps", type=int, default=24, help="from T to 1")
+    p.add_argument("--bits", type=int, default=16, help="one more shortens the file, and doubles the work of encoding")
+    p.add_argument("--seed", type=int, default=0, help="of the noise that both sides make")
+
+
+def _encode(o: argparse.Namespace) -> int:
+    checkpoint = load_checkpoint(o.checkpoint)
+    config: Any = getattr(checkpoint.model, "config", {})
+    images, _ = load_images(o.data, o.split, **({"size": config.get("image_size")} if o.data.startswith(("folder:", "hub:")) else {}))
+    if o.n is not None and not 1 <= o.n <= len(images):
+        raise ValueError(f"-n {o.n}; wanted from 1 to the {len(images)} pictures of {o.data}")
+    claim(o.out)
+    data = encode(checkpoint.model, checkpoint.schedule, images[: o.n], t=o.t, lossless=not o.lossy, steps=o.steps, bits=o.bits, seed=o.seed, progress=True)
+    with beside(o.out) as partial:
+        partial.write_bytes(data)
+    about = read_header(data)
+    print(f"{o.out}: {about.shape[0]} pictures in {len(data)} bytes, {'lossless' if about.lossless else 'lossy'} at t = {about.t}; "
+          f"now: ddpm decode {o.checkpoint} {o.out} --out pictures")  # fmt: skip
+    return 0
+
+
+def _decode_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("checkpoint", type=Path, help="folder of the run or the checkpoint that the file was encoded with")
+    p.add_argument("file", type=Path, help="file that ddpm encode wrote")
+    p.add_argument("--out", type=Path, required=True, help="folder for the pictures, 00000.png, 00001.png, ...; must not exist, or be empty")
+
+
+def _decode(o: argparse.Namespace) -> int:
+    from PIL import Image
+
+    data = o.file.read_bytes()
+    read_header(data)  # a foreign file is refused before a network is loaded
+    if o.out.exists() and (not o.out.is_dir() or any(o.out.iterdir())):
+        raise ValueError(f"--out {o.out} is there and not an empty folder; wanted a new one, so that nothing is overwritten")
+    checkpoint = load_checkpoint(o.checkpoint)
+    images = decode(checkpoint.model, checkpoint.schedule, data, progress=True)
+    o.out.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        with beside(o.out / f"{i:05d}.png") as partial:
+            Image.fromarray(image_grid(image[None], 1)).save(partial, "PNG")
+    print(f"{o.out}: {len(images)} pictures of {images.shape[3]} x {images.shape[2]}")
     return 0
 
 
