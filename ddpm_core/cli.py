@@ -158,7 +158,7 @@ def _sample_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", type=Path, required=True, help="picture to write, all images in a grid (.png)")
     p.add_argument("--columns", type=int, default=8, help="images in a row of the grid")
     p.add_argument("--steps", type=int, default=None, help="reverse steps (default: all T)")
-    p.add_argument("--sampler", choices=["ddpm", "ddim"], default="ddpm")
+    p.add_argument("--sampler", choices=["ddpm", "ddim", "dpm"], default="ddpm")
     p.add_argument("--variance", choices=["beta", "beta_tilde", "learned"], default=None, help="(default: learned if it was, else beta)")
     p.add_argument("--no-clip", action="store_true", help="do not clamp x0_hat to [-1, 1]")
     p.add_argument("--labels", nargs="+", default=None, help="class names or numbers, dealt out in turn (default: all classes, in order)")
@@ -166,6 +166,8 @@ def _sample_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--batch-size", type=int, default=64, help="images at a time; does not change them")
     p.add_argument("--seed", type=int, default=0, help="image i depends on the seed and i only")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    p.add_argument("--precision", default="auto", help="auto (the fastest on the device), float32, bfloat16, float16")
+    p.add_argument("--compile", action="store_true", help="torch.compile the network: minutes at first, earned back by many images")
 
 
 def _sample(o: argparse.Namespace) -> int:
@@ -187,7 +189,8 @@ def _sample(o: argparse.Namespace) -> int:
         chosen = range(first, min(first + o.batch_size, mine.stop))
         x = sample(model, checkpoint.schedule, (len(chosen), channels, side, side), steps=o.steps, sampler=o.sampler, variance=variance,
                    clip_x0=not o.no_clip, generator=[torch.Generator().manual_seed(mix(o.seed, "image", i)) for i in chosen],
-                   labels=None if labels is None else labels[first : chosen[-1] + 1], guidance=o.guidance, progress=distributed.rank() == 0)  # fmt: skip
+                   labels=None if labels is None else labels[first : chosen[-1] + 1], guidance=o.guidance, precision=o.precision,
+                   compile=o.compile, progress=distributed.rank() == 0)  # fmt: skip
         images.append(to_uint8(x).cpu())
     drawn = distributed.gather(torch.cat(images))
     if distributed.rank() > 0:
@@ -218,7 +221,7 @@ def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--unseen", default=None, help="data that it has not seen (default: the test split of --data)")
     p.add_argument("-n", type=int, default=2000, help="number of samples")
     p.add_argument("--steps", type=int, default=None, help="reverse steps (default: all T)")
-    p.add_argument("--sampler", choices=["ddpm", "ddim"], default="ddpm")
+    p.add_argument("--sampler", choices=["ddpm", "ddim", "dpm"], default="ddpm")
     p.add_argument("--variance", choices=["beta", "beta_tilde", "learned"], default=None, help="(default: learned if it was, else beta)")
     p.add_argument("--guidance", type=float, default=0.0, help="exaggerate the labels by this much")
     p.add_argument("--features", choices=["auto", "fashion", "inception", "none"], default="auto",

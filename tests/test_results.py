@@ -33,17 +33,16 @@ def test_says_how_it_was_made(path: Path) -> None:
         assert hashlib.sha256(path.with_suffix(".png").read_bytes()).hexdigest() == result["picture_sha256"]
 
 
-def test_some_samples_of_the_quality_table_are_drawn_again() -> None:
-    file = ROOT / "data" / "results" / "quality.json"
-    if not file.exists():
-        pytest.skip("no table of quality yet")
+@pytest.mark.parametrize("name", ["quality", "quality-plain"])
+def test_some_samples_of_the_quality_table_are_drawn_again(name: str) -> None:
+    file = ROOT / "data" / "results" / f"{name}.json"
     result = json.loads(file.read_text())
     how, columns = result["sampling"], result["columns"]
     grid = torch.from_numpy(np.array(Image.open(file.with_suffix(".png")).convert("L")))
     stored = grid.reshape(-1, 28, columns, 28).transpose(1, 2).reshape(-1, 1, 28, 28)
     kept = ddpm.load_checkpoint(WEIGHTS[result["weights_sha256"]].parent)
     chosen = [0, how["n"] - 1]
-    x = ddpm.sample(kept.model, kept.schedule, (2, 1, 28, 28), steps=how["steps"], sampler=how["sampler"], variance=how["variance"],
+    x = ddpm.sample(kept.model, kept.schedule, (2, 1, 28, 28), steps=how["steps"], sampler=how["sampler"], variance=how["variance"], guidance=how["guidance"],
                     generator=[torch.Generator().manual_seed(mix(result["seed"], "image", i)) for i in chosen],
                     labels=torch.tensor(chosen) * 10 // how["n"])  # fmt: skip
     # Another batch size and another processor sum in another order; the chain keeps such differences small, not zero.

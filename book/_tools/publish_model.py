@@ -1,16 +1,16 @@
 """Publish a run: copy its newest averaged weights to data/checkpoints/, draw the sample grid and the landing page's slider, write the card.
 
-    python book/_tools/publish_model.py runs/fashion fashion-mnist [--draft]
+    python book/_tools/publish_model.py runs/fashion fashion-mnist [--note "What the commands do not say."] [--draft]
 
-Everything that the card says is read from the run; the samples are made by the command that samples.json records. --draft takes
-20 steps instead of all, to look at an unfinished run.
+Everything that the card says is read from the run, but for the note; the samples are made by the command that samples.json records.
+--draft takes 20 steps instead of all, to look at an unfinished run.
 """
 
+import argparse
 import hashlib
 import json
 import platform
 import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -30,7 +30,8 @@ def sha256(path: Path) -> str:
 
 def machine() -> str:
     model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.machine())
-    return f"{torch.get_num_threads()} cores of an {model} processor, torch {torch.__version__.split('+')[0]}"
+    cores = torch.get_num_threads()
+    return f"{cores} core{'s' if cores > 1 else ''} of an {model.removesuffix(' Processor')} processor, torch {torch.__version__.split('+')[0]}"
 
 
 def training_command(network: dict, info: dict, out: str = "runs/fashion", init: str | None = None) -> str:
@@ -54,10 +55,12 @@ def forming(checkpoint: ddpm.Checkpoint, n: int) -> str:
     return slider._repr_html_()
 
 
-def main(run: Path, name: str, steps: int | None = None) -> None:
+def main(run: Path, name: str, note: str | None = None, steps: int | None = None) -> None:
     source, target = find_checkpoint(run), ROOT / "data" / "checkpoints" / name
     newest = ddpm.load_checkpoint(source)
     target.parent.mkdir(parents=True, exist_ok=True)
+    if note:
+        newest.info["note"] = note
     save_checkpoint(target, newest.model, newest.schedule, step=newest.step, info=newest.info)
     (target / "log.jsonl").write_text((run / "log.jsonl").read_text())
 
@@ -110,4 +113,10 @@ networks see each image two thousand times.{note} No claim is made about anythin
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], 20 if "--draft" in sys.argv else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--note")
+    parser.add_argument("--draft", action="store_true")
+    o = parser.parse_args()
+    main(o.run, o.name, o.note, 20 if o.draft else None)
