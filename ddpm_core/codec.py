@@ -8,7 +8,7 @@ of many draws from p_theta the sender names one, so chosen that it is a draw fro
     put, take          a number in a range coder, at most KL + log2(KL + 1) + 3 bits on average
     encode, decode     images to bytes and back, in steps and patches of pixels (Theis et al. 2022); decode(encode(x)) == x, bit by bit
 
-Files. A step of a picture costs hundreds of bits and needs 2^KL draws, so it is cut into patches of a few bits, of which each picks its
+Files. A large step of a picture costs hundreds of bits and needs 2^KL draws, so it is cut into patches of a few bits, of which each picks its
 own draw from 2^bits noise pictures. Where the number that `choose` would name lies beyond them, the best of them is taken: the law is
 then nearly q, not q. The network runs in float64, where processors differ by 1e-14 or so; the receiver reads nothing by its answers but
 the pixels of the last step, and for these they are rounded to sixteenths of a grey level. So sender and receiver agree on any
@@ -217,7 +217,7 @@ def encode(model: nn.Module, schedule: Schedule, images: Tensor, *, t: int | Non
     steps     from T to 1; fewer make larger steps, which cost more bits in all and less time
     bits      every patch picks one of 2^bits noise pictures: more make a shorter file, and double the sender's work each
     seed      of the noise; the file holds it
-    Raises TypeError or ValueError for arguments that do not fit, ModuleNotFoundError where `constriction` is missing.
+    Raises TypeError or ValueError for arguments that do not fit, FileNotFoundError where `constriction` is missing.
     """
     if t is None:
         t = min(coding_times(schedule.T, steps)[1:], key=lambda visited: abs(visited - 40)) if lossless else 1
