@@ -30,7 +30,7 @@ def test_what_is_chosen(found, steps, wanted):
     assert choose(found, steps) == wanted
 
 
-@pytest.mark.parametrize("found, wanted", list({h: c.precision for h, _, c in TABLE}.items()), ids=str)
+@pytest.mark.parametrize("found, wanted", [(h, c.precision) for h, _, c in TABLE], ids=[f"{h.kind} {h.capability} {sorted(h.features)} {n}" for h, n, _ in TABLE])
 def test_what_is_chosen_for_sampling(found, wanted, monkeypatch):
     """The same as for training, where the network is large enough for arithmetic to be what it waits for."""
     monkeypatch.setattr(hardware, "describe", lambda device: found)
