@@ -124,7 +124,7 @@ class UNet(nn.Module):
             if level.resample is not None:
                 h = level.resample(h)  # (B, C, 2H, 2W)
 
-        answer: Tensor = self.conv_out(F.silu(self.norm_out(h)))  # (B, channels, H, W), twice the channels with learn_variance
+        answer: Tensor = self.conv_out(swish(self.norm_out(h)))  # (B, channels, H, W), twice the channels with learn_variance
         return answer
 
     def _check_input(self, x: Tensor, t: int | Tensor, y: Tensor | None) -> None:
@@ -192,11 +192,11 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if channels == out else conv1x1(channels, out)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv_1(F.silu(self.norm_1(x)))  # (B, out, H, W)
-        h = h + rearrange(self.embed(emb), "b c -> b c 1 1")
-        h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
-        answer: Tensor = self.shortcut(x) + h
-        return answer
+        h: Tensor = self.conv_1(swish(self.norm_1(x)))  # (B, out, H, W)
+        h += rearrange(self.embed(emb), "b c -> b c 1 1")  # in place, as below: what a convolution returns, no gradient needs
+        h = self.conv_2(self.dropout(swish(self.norm_2(h))))
+        h += self.shortcut(x)
+        return h
 
 
 class Attention(nn.Module):
@@ -273,6 +273,11 @@ class Dropout(nn.Dropout):
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)  # all 64 bits; four entries a word
         mask = (words.view(torch.int16)[: x.numel()] < kept - 32768).view(x.shape)
         return x * mask.to(x.dtype).mul_(65536 / kept)
+
+
+def swish(x: Tensor) -> Tensor:
+    """x sigmoid(x); in place where no gradient asks for x again."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def norm(channels: int, groups: int) -> GroupNorm:
