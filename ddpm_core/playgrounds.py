@@ -175,9 +175,9 @@ def bound_terms(checkpoint: Checkpoint, images: Tensor, labels: Tensor | None = 
         left.plot(range(steps + 1), bent.alpha_bar.sqrt(), ".-", color=DATA, markersize=3)
         left.plot(range(steps + 1), (1 - bent.alpha_bar).sqrt(), ".-", color=NOISE, markersize=3)
         left.set(title="image (blue) and noise (grey)", xlabel="step", ylim=(0, 1.05))
-        right.bar(range(1, steps + 1), terms.clamp(min=1e-4).tolist(), color=MODEL, width=0.9)
-        right.bar([steps + 1], [max(prior, 1e-4)], color=NOISE, width=0.9)
-        right.set(title="bits per dimension of each step", xlabel="step", yscale="log", ylim=(1e-4, None))
+        right.bar(range(1, steps + 1), terms.clamp(min=1e-6).tolist(), color=MODEL, width=0.9)
+        right.bar([steps + 1], [max(prior, 1e-6)], color=NOISE, width=0.9)
+        right.set(title="bits per dimension of each step", xlabel="step", yscale="log", ylim=(1e-6, None))
         return show(fig, alt="Left: what is left of the image falls and the noise rises, step by step. Right: bars, the bits that each step costs, most at the first "
                     "steps; the last bar, in grey, is the prior.",
                     caption=f"In all {prior + float(terms.sum()):.4g} bits per dimension: {float(terms[0]):.4g} for the pixels (L_0), {float(terms[1:].sum()):.4g} for "

@@ -106,7 +106,7 @@ A U-Net of the paper's structure, {sum(p.numel() for p in newest.model.parameter
 Label 10 means "no label"; it was shown for a tenth of the images, so that the network can be guided.
 
 **Good at**: naming its classes. Trousers, dresses, boots, sneakers, bags and pullovers are recognised at a glance.
-**Bad at**: fine print, buckles and straps; sandals and patterned shirts are often smeared or speckled. The run is short: the paper's
+**Bad at**: fine print, buckles and straps; thin straps are sometimes smeared, patterned cloth is often speckled. The run is short: the paper's
 networks see each image two thousand times.{note} No claim is made about anything that is not clothing on a black ground.
 """)
     print(f"{target}: published from {source}")
