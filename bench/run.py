@@ -172,6 +172,8 @@ class Bench:
 
     def alone(self, what: str, name: str, size: int) -> int:
         """Bytes, in a process that does nothing else."""
+        import torch._dynamo  # noqa: F401  # the first optimizer imports it, diffusers at once: it is nobody's memory of a step
+
         if name == "diffusers" or name == "equal":
             peers.diffusers_unet(QUICK["network"])  # imports what it needs
         if self.device.type == "cuda":

@@ -177,6 +177,7 @@ def training_steps(state: TrainingState, schedule: Schedule, batches: Iterator[t
         network = torch.compile(network)
     while state.step < steps:
         images, labels = next(batches)
+        state.optimizer.zero_grad()  # before the network runs: gradients and activations are then not held at once
         with _randomness_of_step(seed, state.step, device):
             # All ranks draw for the whole batch, each keeps its part; so one process and many draw the same.
             whole = len(images) * distributed.size()
@@ -196,7 +197,6 @@ def training_steps(state: TrainingState, schedule: Schedule, batches: Iterator[t
             with torch.autocast(device.type, getattr(torch, precision)) if precision != "float32" else nullcontext():
                 guess = network if labels is None else lambda x_t, t: network(x_t, t, labels)
                 state.loss = (objective or simple_loss)(guess, schedule, x0, t, eps).mean()
-            state.optimizer.zero_grad()
             state.scaler.scale(state.loss).backward()
             state.scaler.unscale_(state.optimizer)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)

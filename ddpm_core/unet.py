@@ -4,7 +4,7 @@ Shapes stand at the line's end: B images, C channels, H x W pixels, E = 4 * widt
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar, cast
 
 import torch
@@ -192,9 +192,10 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if channels == out else conv1x1(channels, out)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h: Tensor = self.conv_1(swish(self.norm_1(x)))  # (B, out, H, W)
+        h = remade(swish, self.norm_1(x), self.conv_1)  # (B, out, H, W)
         h += rearrange(self.embed(emb), "b c -> b c 1 1")  # in place, as below: what a convolution returns, no gradient needs
-        h = self.conv_2(self.dropout(swish(self.norm_2(h))))
+        drop = self.dropout.draw(h)
+        h = remade(lambda h: drop(swish(h)), self.norm_2(h), self.conv_2)
         h += self.shortcut(x)
         return h
 
@@ -209,7 +210,8 @@ class Attention(nn.Module):
         self.out = linear(channels, channels, scale=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = rearrange(self.norm(x), "b c h w -> b 1 (h w) c")  # one token a pixel, one head: named, or torch takes a slower way
+        # One token a pixel, one head: named, or torch takes a slower way; copied once here, not once for each of q, k and v.
+        tokens = rearrange(self.norm(x), "b c h w -> b 1 (h w) c").contiguous()
         h = F.scaled_dot_product_attention(self.q(tokens), self.k(tokens), self.v(tokens))  # (B, 1, HW, C)
         answer: Tensor = x + rearrange(self.out(h), "b 1 (h w) c -> b c h w", h=x.shape[2])
         return answer
@@ -266,13 +268,40 @@ class Dropout(nn.Dropout):
     So p is rounded to 1/65536; what is kept is divided by the rounded probability, which keeps the mean.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def draw(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """What drops entries of tensors like x: the same ones each time on a processor, others each time elsewhere."""
         if not self.training or x.device.type != "cpu" or not 0 < self.p < 1:
-            return super().forward(x)
+            return super().forward
         kept = round((1 - self.p) * 65536)
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)  # all 64 bits; four entries a word
-        mask = (words.view(torch.int16)[: x.numel()] < kept - 32768).view(x.shape)
-        return x * mask.to(x.dtype).mul_(65536 / kept)
+        mask = (words.view(torch.int16)[: x.numel()] < kept - 32768).view(x.shape).to(x.dtype).mul_(65536 / kept)
+        return lambda x: x * mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.draw(x)(x)
+
+
+def remade(make: Callable[[Tensor], Tensor], x: Tensor, then: nn.Module) -> Tensor:
+    """then(make(x)); on a processor the gradient keeps x alone and makes make(x) again, which takes a fifth off the memory of training.
+
+    `make` has to be cheap and to answer the same every time.
+    """
+    made = make(x)
+    if x.device.type != "cpu" or not torch.is_grad_enabled():
+        answer: Tensor = then(made)
+        return answer
+    place, source = made.data_ptr(), x.detach()
+
+    def keep(tensor: Tensor) -> Tensor | None:
+        return None if tensor.data_ptr() == place else tensor
+
+    def give(kept: Tensor | None) -> Tensor:
+        with torch.enable_grad():  # as the first time; `source` asks for no gradient, so nothing is recorded
+            return make(source) if kept is None else kept
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, give):
+        answer = then(made)
+    return answer
 
 
 def swish(x: Tensor) -> Tensor:
