@@ -71,11 +71,11 @@ class Bench:
         shape = (batch, config["channels"], config["image_size"], config["image_size"])
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(self.device)
 
-    def ours(self, what: str, config: dict[str, Any], batch: int) -> Step:
+    def ours(self, what: str, config: dict[str, Any], batch: int, precision: str = "auto") -> Step:
         model, images = self.model(config), self.images(config, batch)
         if what == "sampling":
-            return partial(next, ddpm.sample_steps(model, self.schedule, tuple(images.shape)))
-        how = choose(describe(self.device), steps=10)  # as `train` does
+            return partial(next, ddpm.sample_steps(model, self.schedule, tuple(images.shape), precision=precision))
+        how = choose(describe(self.device), steps=10, precision=precision)  # as `train` does
         state = start(model, self.device, how.precision, 2e-4, how.channels_last, how.fused)
         run = ddpm.training_steps(state, self.schedule, itertools.repeat((images, None)), steps=10**9, precision=how.precision, compile=how.compile)
         return partial(next, run)
@@ -99,7 +99,10 @@ class Bench:
         return partial(next, peers.ddp_sampling(diffusion, tuple(images.shape)) if what == "sampling" else peers.ddp_training(diffusion, images))
 
     def case(self, name: str, what: str, config: dict[str, Any], batch: int) -> Step | None:
-        """ "ours"; "diffusers" as it comes; "equal": diffusers with our dtype and layout; "ddp": denoising-diffusion-pytorch. Or None."""
+        """ "ours"; "diffusers" as it comes; "equal": diffusers with our dtype and layout; "float32": ours with the dtype of diffusers as it
+        comes; "ddp": denoising-diffusion-pytorch. Or None."""
+        if name == "float32":
+            return self.ours(what, config, batch, precision="float32") if self.differs(what) else None
         if name == "equal":
             return self.theirs(what, config, batch, self.layout[what]) if self.differs(what) else None
         return dict(ours=self.ours, diffusers=self.theirs, ddp=self.ddp)[name](what, config, batch)
@@ -122,7 +125,7 @@ class Bench:
         for what in ("sampling", "training"):
             for batch in self.sizes[what]:
                 rounds = 1 if batch >= self.sizes["once"] else self.rounds
-                cases = self.cases("ours diffusers equal ddp", what, config, batch)
+                cases = self.cases("ours diffusers equal float32 ddp", what, config, batch)
                 yield dict(what=f"{what} step", batch=batch, unit="s", values=interleave(cases, rounds))
 
     def jobs(self) -> Iterator[Row]:
