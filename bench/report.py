@@ -8,6 +8,7 @@ from measure import quartiles, ratios
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "book" / "speed.md"
+STEPS = ROOT / "data" / "results" / "steps.json"
 NONE = "not installed"
 
 HEAD = """\
@@ -20,7 +21,8 @@ at hand, and writes this page; the seconds of every round are in `bench/results`
 **How to read it.** Cases take turns in one run, because on a machine that does other work, too, only ratios taken together mean anything.
 A ratio says how many times as long as ours the other takes: above 1 ours is faster. It is the median over the rounds, each round giving one ratio;
 in brackets are the quartiles. There are two ratios to diffusers. *As it comes*: what its user gets without asking. *Our dtype and layout*: what its user
-gets who knows what to ask for, the precision and the memory layout that ours chooses by itself; this is the comparison of the two networks.
+gets who knows what to ask for, the precision and the memory layout that ours chooses by itself; this is the comparison of the two networks. *Both in float32*
+is the other way to be fair: ours told to compute as diffusers does unasked.
 denoising-diffusion-pytorch has a network of its own, of the same width and the same multipliers: other work, given for orientation.
 """
 
@@ -46,7 +48,7 @@ def page(runs: list[dict[str, Any]]) -> str:
         sections += [text for part in PARTS if (text := part(newest))]
         if older:
             sections.append(repeated([*older, newest]))
-    return "\n".join(sections)
+    return "\n".join([*sections, fewer_steps(json.loads(STEPS.read_text(encoding="utf-8")))])
 
 
 def machine(run: dict[str, Any]) -> str:
@@ -64,8 +66,9 @@ def machine(run: dict[str, Any]) -> str:
 
 
 def networks(run: dict[str, Any]) -> str:
-    rows = [[f"{row['what']}, batch {row['batch']}", *against(row, run, "ddp"), rounds(row)] for row in rows_of(run, "networks")]
-    return table("One step", ["", "ours", "diffusers as it comes", "diffusers, our dtype and layout", "denoising-diffusion-pytorch", "rounds"], rows)
+    rows = [[f"{row['what']}, batch {row['batch']}", *against(row, run, "ddp"), float32(row), rounds(row)] for row in rows_of(run, "networks")]
+    head = ["", "ours", "diffusers as it comes", "diffusers, our dtype and layout", "denoising-diffusion-pytorch", "both in float32", "rounds"]
+    return table("One step", head, rows)
 
 
 def jobs(run: dict[str, Any]) -> str:
@@ -118,6 +121,25 @@ def repeated(runs: list[dict[str, Any]]) -> str:
     return table("Every run on this machine", ["date", "", "diffusers as it comes", "diffusers, our dtype and layout"], sorted(rows, key=lambda row: row[1]))
 
 
+def fewer_steps(measured: dict[str, Any]) -> str:
+    """Quality against wall time: what data/results/steps.json says of the book's model."""
+    samplers = dict(beta='`"ddpm"`, `variance="beta"`', beta_tilde='`"ddpm"`, `variance="beta_tilde"`', ddim='`"ddim"`', dpm='`"dpm"`')
+    rows = [[samplers[row["row"]], row["steps"], f"{row['seconds_an_image']:.3f} s", f"{row['frechet']:.2f}", f"{row['sure']:.2f}"] for row in measured["rows"]]
+    floor = sorted(row["frechet"] for row in measured["floor"])
+    n = measured["settings"]["n"]
+    return f"""\
+## Fewer steps
+
+The fastest step is the one not taken. The book's Fashion-MNIST model, {n} images a line, {measured["machine"]}: the Frechet distance to real images in
+the book's Fashion features (smaller is better; {n} real images are at {floor[0]:.2f} to {floor[-1]:.2f}), and how sure the classifier is of them on
+average. By `{measured["command"]}`, seed {measured["seed"]}. [What fewer steps cost](21_steps.ipynb) explains the samplers, and shows the pictures.
+
+{table("Quality against time", ["`sampler`", "`steps`", "an image", "distance", "sure"], rows)}
+**What to choose.** Left alone, `sample` takes all T steps of the paper's Algorithm 2. In a hurry: `sampler="dpm"` with 10 to 30 steps. With some patience:
+`variance="beta_tilde"` and 100 steps. Not `variance="beta"`, `sample`'s own and the paper's, with fewer than all steps.
+"""
+
+
 # Cells ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -136,10 +158,15 @@ def equal_of(run: dict[str, Any], row: dict[str, Any]) -> str:
     return "diffusers" if same else "equal"
 
 
-def ratio(row: dict[str, Any], name: str) -> str:
+def float32(row: dict[str, Any]) -> str:
+    """diffusers as it comes, which computes in float32, by ours told to do the same."""
+    return ratio(row, "diffusers", "float32" if "float32" in row["values"] else "ours")
+
+
+def ratio(row: dict[str, Any], name: str, to: str = "ours") -> str:
     if name not in row["values"]:
         return NONE if name == "ddp" else "-"
-    first, median, third = quartiles(ratios(row["values"][name], row["values"]["ours"]))
+    first, median, third = quartiles(ratios(row["values"][name], row["values"][to]))
     return f"{median:.2f}" + (f" [{first:.2f}, {third:.2f}]" if len(row["values"][name]) > 1 else "")
 
 

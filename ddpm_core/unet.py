@@ -287,7 +287,7 @@ def remade(make: Callable[[Tensor], Tensor], x: Tensor, then: nn.Module) -> Tens
     `make` has to be cheap and to answer the same every time.
     """
     made = make(x)
-    if x.device.type != "cpu" or not torch.is_grad_enabled():
+    if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         answer: Tensor = then(made)
         return answer
     place, source = made.data_ptr(), x.detach()
