@@ -23,7 +23,7 @@ book: setup  ## build the book from its stored outputs, strictly: a warning is a
 	@rm -rf _build/html _build/.doctrees
 	@$(BIN)/jupyter-book build . -W --keep-going -q
 
-pdf: setup  ## print the book into one file, _build/ddpm-book.pdf, its solutions open; needs Chromium or Chrome
+pdf: book  ## print the book into one file, _build/ddpm-book.pdf, its solutions open; needs Chromium or Chrome
 	@$(BIN)/python book/_tools/print_pdf.py
 
 test: book  ## run everything: the notebooks, the package's tests, the built site's

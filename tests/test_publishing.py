@@ -101,14 +101,20 @@ def test_no_cards_and_no_sitemap_without(tmp_path):
 
 @pytest.mark.skipif(not CHROMIUM, reason="no browser here: install chromium to print pages")
 def test_printing_notices_what_is_wrong(tmp_path):
-    """`make pdf` as a whole takes minutes; here a page with each fault that it looks for."""
+    """`make pdf` as a whole takes minutes; here a page with each fault that it looks for, and links of all kinds."""
     page = tmp_path / "index.html"
     page.write_text("""<!doctype html><meta charset=utf-8><article><p id="eq-1">(1)</p><span class=math>\\(x\\)</span><div style="width:2000px">wide</div>
-        <details><summary>Solution</summary>here</details></article>""")
-    wrong = print_pdf.print_book(page, tmp_path / "book.pdf")
-    assert [w for w in wrong if w.startswith("too wide")] and "1 formulas are not set" in wrong
+        <details><summary>Solution</summary>here</details><h1 id=a>One</h1><a href="other.html">other</a></article>""")
+    other = tmp_path / "other.html"
+    other.write_text("""<!doctype html><meta charset=utf-8><article><h1>Two</h1><a href="index.html#a">back</a> <a href="#a">below</a>
+        <p id=a style="break-before: page">below</p></article>""")
+    wrong = print_pdf.print_book([page, other], tmp_path / "book.pdf")
+    assert [w for w in wrong if w.startswith("index.html: too wide")] and "index.html: 1 formulas are not set" in wrong
     assert "Eq. (16) is missing" in wrong and "Eq. (1) is missing" not in wrong
-    assert print_pdf.pages((tmp_path / "book.pdf").read_bytes()) == 1
+    book = print_pdf.PdfReader(tmp_path / "book.pdf")
+    assert [item["/Title"] for item in book.outline if not isinstance(item, list)] == ["One", "Two"] and len(book.pages) == 3
+    targets = [book.get_page_number(link["/Dest"][0].get_object()) for link in print_pdf.links(book.pages)]
+    assert targets == [1, 0, 2]  # the other page; back; and the second sheet of that one, by a name that both have
 
 
 # ---- the reference, the equations and the questions lead to the chapters, and the chapters back

@@ -2,20 +2,26 @@
 
     python book/_tools/print_pdf.py        (make pdf; needs Chromium or Chrome, no LaTeX and no network)
 
-The book is built as one page, which the browser then prints. Before it prints, the page is looked at as it will lie on paper: every
-formula is set, every equation of the book is there, and nothing is wider than the sheet.
+The browser prints the built pages one by one, and what it printed is put together; links from one to another stay links. Before a page
+is printed, it is looked at as it will lie on paper: every formula is set, nothing is wider than the sheet; and in the end every equation of
+the book has to be there.
 """
 
 import re
-import shutil
-import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
+from typing import Any
+
+import yaml
+from pypdf import PdfReader, PdfWriter
+from pypdf.generic import ArrayObject, DictionaryObject, NameObject
 
 from browser import CHROMIUM, Browser
 from notebooks import ROOT, notebooks, read
 
-BUILT = ROOT / "_build" / "singlehtml" / "index.html"
+BUILT = ROOT / "_build" / "html"
 TARGET = ROOT / "_build" / "ddpm-book.pdf"
 PAPER = 640  # pixels of an A4 sheet between its margins, at 96 a inch
 # What a sheet of paper needs that a screen does not. A formula wider than the sheet is set smaller, code and output are broken into lines.
@@ -37,40 +43,78 @@ def equations() -> list[str]:
     return sorted({tag for source in cells for tag in re.findall(r"\\tag\{([^}]*)\}", source)})
 
 
-def print_book(page: Path = BUILT, target: Path = TARGET) -> list[str]:
-    """Print a page; what is wrong with it."""
+def contents() -> list[Path]:
+    """The built pages in the order of the book."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    return [BUILT / f"{name}.html" for name in [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]]
+
+
+def print_page(browser: Browser, page: Path) -> tuple[PdfReader, list[str], list[str]]:
+    """One page, printed; what is wrong with it; the names of its equations."""
+    browser.open(page.as_uri(), timeout=300)
+    browser.js(PREPARE)
+    wrong = [f"too wide for the sheet: {what}" for what in dict.fromkeys(browser.js(TOO_WIDE))]
+    if unset := browser.js(UNSET):
+        wrong.append(f"{unset} formulas are not set")
+    if closed := browser.js("document.querySelectorAll('details:not([open])').length"):
+        wrong.append(f"{closed} solutions are closed")
+    names = browser.js("[...document.querySelectorAll('[id^=eq-]')].map(e => e.id)")
+    return PdfReader(BytesIO(browser.pdf())), [f"{page.name}: {what}" for what in wrong], names
+
+
+def print_book(pages: list[Path], target: Path = TARGET) -> list[str]:
+    """Print pages one after the other into one file; what is wrong with them."""
+    wrong, printed, begins = [], [], {}
+    book = PdfWriter()
     browser = Browser()
     try:
         browser.look(PAPER, dark=False)
         browser("Emulation.setEmulatedMedia", media="print")
-        browser.open(page.as_uri(), timeout=900)
-        browser.js(PREPARE)
-        wrong = [f"too wide for the sheet: {what}" for what in dict.fromkeys(browser.js(TOO_WIDE))]
-        if unset := browser.js(UNSET):
-            wrong.append(f"{unset} formulas are not set")
-        printed = browser.js("[...document.querySelectorAll('[id^=eq-]')].map(e => e.id)")
-        wrong += [f"Eq. ({tag}) is missing" for tag in equations() if not any(re.fullmatch(rf"eq-{tag.lower()}", name) for name in printed)]
-        if closed := browser.js("document.querySelectorAll('details:not([open])').length"):
-            wrong.append(f"{closed} solutions are closed")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(browser.pdf())
+        for page in pages:
+            chapter, faults, names = print_page(browser, page)
+            wrong, printed = wrong + faults, printed + names
+            begins[page.as_uri()] = len(book.pages)
+            by_place(chapter)
+            book.append(chapter, outline_item=browser.js("document.querySelector('h1')?.firstChild?.textContent || document.title"))
+            print(f"make pdf: {page.stem}, {len(chapter.pages)} pages", file=sys.stderr)
     finally:
         browser.close()
+    between(book, begins)
+    wrong += [f"Eq. ({tag}) is missing" for tag in equations() if f"eq-{tag.lower()}" not in printed]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    book.compress_identical_objects()  # every page has brought its own copy of the fonts
+    book.write(target)
     return wrong
 
 
-def pages(pdf: bytes) -> int:
-    return len(re.findall(rb"/Type\s*/Page\b(?!s)", pdf))
+def links(pages: Iterable[Any]) -> Iterator[DictionaryObject]:
+    for page in pages:
+        for annotation in page.get("/Annots") or []:
+            if (link := annotation.get_object()).get("/Subtype") == "/Link":
+                yield link
+
+
+def by_place(chapter: PdfReader) -> None:
+    """Links inside a page go to a place in it, not to a name: two pages may have used the same name."""
+    for link in links(chapter.pages):
+        if isinstance(link.get("/Dest"), str) and (to := chapter.named_destinations.get(link["/Dest"])) is not None:
+            link[NameObject("/Dest")] = to.dest_array
+
+
+def between(book: PdfWriter, begins: dict[str, int]) -> None:
+    """Links to other pages of the site become links to where these begin in the file."""
+    for link in links(book.pages):
+        address = link.get("/A", {}).get("/URI", "").partition("#")[0]
+        if address in begins:
+            del link["/A"]
+            link[NameObject("/Dest")] = ArrayObject([book.pages[begins[address]].indirect_reference, NameObject("/Fit")])
 
 
 def main() -> None:
     if not CHROMIUM:
         sys.exit("make pdf prints with Chromium or Chrome, and none was found: install one (Debian: apt install chromium)")
-    shutil.rmtree(BUILT.parent, ignore_errors=True)
-    subprocess.run([Path(sys.executable).with_name("jupyter-book"), "build", ".", "--builder", "singlehtml", "-q"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    wrong = print_book()
-    pdf = TARGET.read_bytes()
-    print(f"{TARGET.relative_to(ROOT)}: {pages(pdf)} pages, {len(pdf) / 1e6:.1f} MB")
+    wrong = print_book(contents())
+    print(f"{TARGET.relative_to(ROOT)}: {len(PdfReader(TARGET).pages)} pages, {TARGET.stat().st_size / 1e6:.1f} MB")
     sys.exit("\n".join(wrong) if wrong else 0)
 
 
