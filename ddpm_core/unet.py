@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .schedule import check_t
 
+LARGE = 2**18  # entries of a tensor from which on it pays to take a detour for time or memory
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
@@ -251,7 +252,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         (B, C, H, W), G = x.shape, self.num_groups
         slow = x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.is_contiguous(memory_format=torch.channels_last)
-        if not slow or C >= 16 * G or H * W >= 1024 or x.numel() < 2**18 or torch.is_grad_enabled():
+        if not slow or C >= 16 * G or H * W >= 1024 or x.numel() < LARGE or torch.is_grad_enabled():
             return super().forward(x)
         pixels = rearrange(x, "b c h w -> b (h w) c").float()
         mean = pixels.sum(1).view(B, G, -1).mean(2, keepdim=True) / (H * W)  # (B, G, 1)
@@ -284,10 +285,10 @@ class Dropout(nn.Dropout):
 def remade(make: Callable[[Tensor], Tensor], x: Tensor, then: nn.Module) -> Tensor:
     """then(make(x)); on a processor the gradient keeps x alone and makes make(x) again, which takes a fifth off the memory of training.
 
-    `make` has to be cheap and to answer the same every time.
+    `make` has to be cheap and to answer the same every time. Small tensors are kept: they are not worth the calls.
     """
     made = make(x)
-    if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or x.numel() < LARGE or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         answer: Tensor = then(made)
         return answer
     place, source = made.data_ptr(), x.detach()
