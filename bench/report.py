@@ -16,7 +16,7 @@ HEAD = """\
 
 How long things take, and how much memory, beside [diffusers](https://github.com/huggingface/diffusers) and
 [denoising-diffusion-pytorch](https://github.com/lucidrains/denoising-diffusion-pytorch). `make bench` measures all of it again, on the machine
-at hand, and writes this page; the seconds of every round are in `bench/results`.
+at hand, and writes this page; the seconds of every round are in `bench/results`. Of each part, the newest run is shown.
 
 **How to read it.** Cases take turns in one run, because on a machine that does other work, too, only ratios taken together mean anything.
 A ratio says how many times as long as ours the other takes: above 1 ours is faster. It is the median over the rounds, each round giving one ratio;
@@ -35,7 +35,7 @@ Adam, clipped gradients and the moving average. diffusers' training step is that
 
 
 def page(runs: list[dict[str, Any]]) -> str:
-    """Markdown for all runs: by machine, the newest in full, the others as what the newest is compared with."""
+    """Markdown for all runs: by machine, of each part the newest; and all of them as what that is compared with."""
     machines: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         machines.setdefault(run["machine"]["slug"], []).append(run)
@@ -44,6 +44,7 @@ def page(runs: list[dict[str, Any]]) -> str:
         sections.append("**No GPU** has been measured yet: nothing here says anything about one.\n")
     for of_machine in machines.values():
         *older, newest = of_machine
+        newest = newest | dict(parts={part: rows for run in of_machine for part, rows in run["parts"].items()})
         sections.append(machine(newest))
         sections += [text for part in PARTS if (text := part(newest))]
         if older:
