@@ -122,7 +122,7 @@ class Browser:
         """The page as it prints: A4, backgrounds and an outline of its headings with it."""
         # margins in inches; the footer is the page's number
         number = '<div style="width:100%;font-size:8px;text-align:center;color:#555"><span class="pageNumber"></span></div>'
-        made = self("Page.printToPDF", printBackground=True, preferCSSPageSize=True, paperWidth=8.27, paperHeight=11.69, marginTop=0.7, marginBottom=0.8,
+        made = self("Page.printToPDF", scale=0.8, printBackground=True, preferCSSPageSize=True, paperWidth=8.27, paperHeight=11.69, marginTop=0.7, marginBottom=0.8,
                     marginLeft=0.8, marginRight=0.8, displayHeaderFooter=True, headerTemplate="<span></span>", footerTemplate=number,
                     generateDocumentOutline=True, generateTaggedPDF=True, transferMode="ReturnAsStream")  # fmt: skip
         pieces = []

@@ -23,13 +23,16 @@ from notebooks import ROOT, notebooks, read
 
 BUILT = ROOT / "_build" / "html"
 TARGET = ROOT / "_build" / "ddpm-book.pdf"
-PAPER = 640  # pixels of an A4 sheet between its margins, at 96 a inch
+PAPER = 800  # pixels of an A4 sheet between its margins, at 120 an inch: 96 are what a screen has, and for paper too large
 # What a sheet of paper needs that a screen does not. A formula wider than the sheet is set smaller, code and output are broken into lines.
 PREPARE = """(() => {
     document.documentElement.dataset.theme = 'light';
     document.querySelectorAll('details').forEach(d => d.open = true);
-    document.querySelectorAll('div.math').forEach(box => { for (let size = 100; box.scrollWidth > box.clientWidth + 1 && size > 40; size -= 5)
-        box.querySelectorAll('mjx-container').forEach(m => m.style.setProperty('font-size', size + '%', 'important')) });
+    for (const formula of document.querySelectorAll('div.math mjx-container')) {
+        const wide = () => Math.max(...[...formula.querySelectorAll('mjx-math, mjx-mtd, mjx-mtable')].map(e => e.getBoundingClientRect().right));
+        for (let size = 105; size > 40 && wide() > formula.closest('div.math').getBoundingClientRect().right + 1; size -= 5)
+            formula.style.setProperty('font-size', size + '%', 'important');
+    }
 })()"""
 TOO_WIDE = """[...document.querySelectorAll('article *')].filter(e => !e.closest('mjx-assistive-mml') && !e.closest('.noprint')
     && e.getBoundingClientRect().width && e.getBoundingClientRect().right > document.documentElement.clientWidth + 2)
@@ -102,11 +105,12 @@ def by_place(chapter: PdfReader) -> None:
 
 
 def between(book: PdfWriter, begins: dict[str, int]) -> None:
-    """Links to other pages of the site become links to where these begin in the file."""
+    """Links to other pages of the site become links to where these begin in the file; what else is beside them on the disk, no reader has."""
     for link in links(book.pages):
         address = link.get("/A", {}).get("/URI", "").partition("#")[0]
-        if address in begins:
+        if address.startswith("file:"):
             del link["/A"]
+        if address in begins:
             link[NameObject("/Dest")] = ArrayObject([book.pages[begins[address]].indirect_reference, NameObject("/Fit")])
 
 
