@@ -49,7 +49,7 @@ class Waits(TorchDispatchMode):
 
 
 class Indexing(TorchFunctionMode):
-    """x[i] without the driver, for which torch asks before it sees that the tensor is fake."""
+    """x[i] and x.contiguous() without the driver, for which torch asks before it sees that the tensor is fake."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is Tensor.__setitem__ and isinstance(args[1], tuple):  # x[:, i] = y
@@ -58,6 +58,8 @@ class Indexing(TorchFunctionMode):
             return torch.ops.aten.select(args[0], 0, args[1])
         if func is Tensor.__getitem__ and isinstance(args[1], Tensor):
             return torch.ops.aten.index(args[0], [args[1]])
+        if func is Tensor.contiguous:
+            return torch.ops.aten.clone(args[0], memory_format=torch.contiguous_format)
         return func(*args, **(kwargs or {}))
 
 
