@@ -20,7 +20,7 @@ at hand, and writes this page; the seconds of every round are in `bench/results`
 
 **How to read it.** Cases take turns in one run, because on a machine that does other work, too, only ratios taken together mean anything.
 A ratio says how many times as long as ours the other takes: above 1 ours is faster. It is the median over the rounds, each round giving one ratio;
-in brackets are the quartiles. There are two ratios to diffusers. *As it comes*: what its user gets without asking. *Our dtype and layout*: what its user
+in brackets are the quartiles. There are three ratios to diffusers. *As it comes*: what its user gets without asking. *Our dtype and layout*: what its user
 gets who knows what to ask for, the precision and the memory layout that ours chooses by itself; this is the comparison of the two networks. *Both in float32*
 is the other way to be fair: ours told to compute as diffusers does unasked.
 denoising-diffusion-pytorch has a network of its own, of the same width and the same multipliers: other work, given for orientation.

@@ -67,8 +67,8 @@ def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, step
     x_T        the noise to start from, instead of drawing it
     labels     LongTensor (B,) for a UNet with classes; guidance > 0 exaggerates them,
                (1 + guidance) eps(x_t, t, y) - guidance eps(x_t, t)  (Ho and Salimans 2022, Eq. (6)); a learned v stays as it is with the labels
-    precision  of the arithmetic inside a UNet: "float32"; "bfloat16" or "float16", by a copy of its weights (a step in bfloat16 is about a
-               hundredth of eps_hat off); "auto": the fastest on the device, see hardware.choose_sampling. x_t and the steps stay
+    precision  of the arithmetic inside a UNet: "float32" (on a CPU, from ten million parameters on, by a copy of its weights that is laid
+               out channels last); "bfloat16" or "float16", by a copy (a step in bfloat16 is about a hundredth of eps_hat off); "auto": the fastest on the device, see hardware.choose_sampling. x_t and the steps stay
                in the precision of x_T, and so does every other model
     compile    a UNet by torch.compile, on CUDA into CUDA graphs: a minute or more at first, earned back by thousands of steps
 

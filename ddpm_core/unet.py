@@ -270,8 +270,10 @@ class Dropout(nn.Dropout):
     """
 
     def draw(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """What drops entries of tensors like x: the same ones each time on a processor, others each time elsewhere."""
-        if not self.training or x.device.type != "cpu" or not 0 < self.p < 1:
+        """What drops entries of tensors like x: the same ones each time on a processor, others each time elsewhere; none in eval mode."""
+        if not self.training or self.p == 0:
+            return lambda x: x  # not torch's dropout, which would look at `training` again when the gradient is taken
+        if x.device.type != "cpu" or self.p == 1:
             return super().forward
         kept = round((1 - self.p) * 65536)
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)  # all 64 bits; four entries a word

@@ -341,3 +341,17 @@ def test_what_is_made_again_for_the_gradient_is_the_same(monkeypatch):
     monkeypatch.setattr(unet, "remade", lambda make, x, then: then(make(x)))
     for a, b in zip(ours, derivatives(), strict=True):
         assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_what_is_made_again_is_made_in_the_mode_of_the_first_time(monkeypatch):
+    monkeypatch.setattr(unet, "LARGE", 0)
+    block, x, emb = randomise(ResBlock(8, 8, 16, 0.5, groups=4)).double().eval(), randn(1, 8, 4, 4), randn(1, 16)
+
+    def gradient(mode):
+        x.grad = None
+        loss = block.eval()(x, emb).square().sum()
+        block.train(mode)
+        loss.backward()
+        return block.conv_2.weight.grad.clone(), block.zero_grad()
+
+    assert torch.equal(gradient(True)[0], gradient(False)[0])
