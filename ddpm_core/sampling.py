@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from .forward import q_posterior
 from .hardware import choose_sampling
+from .packed import pack
 from .reverse import VARIANCES, Model, ask, check_randomness, device_of, draw, evaluating, fresh_generator, predict_x0
 from .schedule import Schedule, at, send
 from .unet import UNet
@@ -149,9 +150,10 @@ def _precision(model: Model, device: torch.device, precision: str) -> str:
 
 
 def _fast(model: Model, device: torch.device, precision: str, compile: bool) -> Model:
-    """The model as it samples: a UNet in that precision, by a copy of its weights, channels last; any other as it is.
+    """The model as it samples: a UNet in that precision, by a copy of its weights, channels last, on a processor packed; any other as it is.
 
     In float32 a copy pays on a processor for networks of ten million parameters and more: measured, 1.04 to 1.17 times as fast.
+    It is asked with one t for all images.
     """
     precision = _precision(model, device, precision)
     large = isinstance(model, UNet) and device.type == "cpu" and sum(p.numel() for p in model.parameters()) >= 10_000_000
@@ -161,10 +163,12 @@ def _fast(model: Model, device: torch.device, precision: str, compile: bool) -> 
         return model
     network, dtype = copy.deepcopy(model).eval(), model.conv_in.weight.dtype if precision == "auto" else getattr(torch, precision)
     network.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of its stubs
+    if device.type == "cpu" and not compile:
+        pack(network)
     run = torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else None) if compile else network
 
     def predict(x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
-        answer: Tensor = run(x.to(dtype, memory_format=torch.channels_last), t, *labels)
+        answer: Tensor = run(x.to(dtype, memory_format=torch.channels_last), t[:1], *labels)  # one t: one embedding
         return answer.to(x.dtype, memory_format=torch.contiguous_format, copy=True)  # a CUDA graph writes its next answer over this one
 
     return predict

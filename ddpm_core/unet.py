@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .packed import PackedConv2d
 from .schedule import check_t
 
 LARGE = 2**18  # entries of a tensor from which on it pays to take a detour for time or memory
@@ -100,8 +101,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: int | Tensor, y: Tensor | None = None) -> Tensor:
         self._check_input(x, t, y)
-        t = torch.full((len(x),), t, device=x.device) if isinstance(t, int) else t.to(x.device).expand(len(x))
-        emb = self.embed_time(t)  # (B, E)
+        t = torch.full((1,), t, device=x.device) if isinstance(t, int) else t.to(x.device).reshape(-1)
+        emb = self.embed_time(t)  # (B, E), or (1, E) for one t for all images
         if self.embed_label is not None:
             emb = emb + self.embed_label(torch.full_like(t, self.classes or 0) if y is None else y.to(x.device))  # (B, E)
         emb = F.silu(emb)
@@ -193,12 +194,10 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if channels == out else conv1x1(channels, out)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = remade(swish, self.norm_1(x), self.conv_1)  # (B, out, H, W)
-        h += rearrange(self.embed(emb), "b c -> b c 1 1")  # in place, as below: what a convolution returns, no gradient needs
+        time, shortcut = rearrange(self.embed(emb), "b c -> b c 1 1"), self.shortcut(x)
+        h = remade(swish, self.norm_1(x), lambda h: added(self.conv_1, h, time))  # (B, out, H, W)
         drop = self.dropout.draw(h)
-        h = remade(lambda h: drop(swish(h)), self.norm_2(h), self.conv_2)
-        h += self.shortcut(x)
-        return h
+        return remade(lambda h: drop(swish(h)), self.norm_2(h), lambda h: added(self.conv_2, h, shortcut))
 
 
 class Attention(nn.Module):
@@ -284,7 +283,18 @@ class Dropout(nn.Dropout):
         return self.draw(x)(x)
 
 
-def remade(make: Callable[[Tensor], Tensor], x: Tensor, then: nn.Module) -> Tensor:
+def added(conv: nn.Module, x: Tensor, plus: Tensor) -> Tensor:
+    """conv(x) + plus, in one pass where the convolution is packed for it."""
+    h: Tensor
+    if isinstance(conv, PackedConv2d):
+        h = conv(x, plus)
+    else:
+        h = conv(x)
+        h += plus  # in place: what a convolution returns, no gradient needs
+    return h
+
+
+def remade(make: Callable[[Tensor], Tensor], x: Tensor, then: Callable[[Tensor], Tensor]) -> Tensor:
     """then(make(x)); on a processor the gradient keeps x alone and makes make(x) again, which takes a fifth off the memory of training.
 
     `make` has to be cheap and to answer the same every time. Small tensors are kept: they are not worth the calls.

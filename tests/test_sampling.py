@@ -4,6 +4,7 @@ from scipy import stats
 from torch.testing import assert_close
 
 from ddpm_core import Schedule, linear_schedule, load_checkpoint, predict_x0, q_posterior, respace, sample, sample_steps
+from ddpm_core.packed import PackedConv2d
 from laboratory import SHORT, Scale, assert_moments, generator, ideal, marginal, randn, randomise, small_unet
 
 S = linear_schedule()
@@ -269,7 +270,7 @@ class Seen(list):
 
     def __enter__(self):
         self.handle = torch.nn.modules.module.register_module_forward_pre_hook(
-            lambda module, x: self.append(x[0].dtype) if isinstance(module, torch.nn.Conv2d) and module.in_channels == 1 else None)  # fmt: skip
+            lambda module, x: self.append(x[0].dtype) if isinstance(module, (torch.nn.Conv2d, PackedConv2d)) and x[0].shape[1] == 1 else None)  # fmt: skip
         return self
 
     def __exit__(self, *error):
