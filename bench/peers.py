@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm_core.processor import PackedConv2d
+
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / "_build" / "peers"
 T = 1000
@@ -104,7 +106,7 @@ def layout_of(step: Callable[[], Any]) -> dict[str, str]:
     seen: dict[str, str] = {}
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, nn.Conv2d) and not seen:
+        if isinstance(module, (nn.Conv2d, PackedConv2d)) and not seen:
             channels_last = output.is_contiguous(memory_format=torch.channels_last) and not output.is_contiguous()
             seen.update(weights=_name(module.weight), arithmetic=_name(output), layout="channels last" if channels_last else "channels first")
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from .forward import q_posterior
 from .hardware import choose_sampling
-from .packed import pack
+from .processor import pack
 from .reverse import VARIANCES, Model, ask, check_randomness, device_of, draw, evaluating, fresh_generator, predict_x0
 from .schedule import Schedule, at, send
 from .unet import UNet

@@ -4,7 +4,7 @@ Shapes stand at the line's end: B images, C channels, H x W pixels, E = 4 * widt
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TypeVar, cast
 
 import torch
@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .packed import PackedConv2d
+from .processor import Dropout, GroupNorm, added, attend, remade
 from .schedule import check_t
 
-LARGE = 2**18  # entries of a tensor from which on it pays to take a detour for time or memory
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
@@ -212,7 +211,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # One token a pixel, one head: named, or torch takes a slower way; copied once here, not once for each of q, k and v.
         tokens = rearrange(self.norm(x), "b c h w -> b 1 (h w) c").contiguous()
-        h = F.scaled_dot_product_attention(self.q(tokens), self.k(tokens), self.v(tokens))  # (B, 1, HW, C)
+        h = attend(self.q(tokens), self.k(tokens), self.v(tokens))  # (B, 1, HW, C)
         answer: Tensor = x + rearrange(self.out(h), "b 1 (h w) c -> b c h w", h=x.shape[2])
         return answer
 
@@ -239,82 +238,6 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         answer: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (B, C, 2H, 2W)
         return answer
-
-
-class GroupNorm(nn.GroupNorm):
-    """nn.GroupNorm, by another way where torch's is slow: bfloat16 on a processor, channels last, few channels a group.
-
-    There torch reads each group's 4 or 8 channels pixel by pixel. Sums over the pixels of all channels at once, and only then over the
-    channels of a group, take a third of the time. E[x^2] - E[x]^2 in float32 loses nothing that eight bits of x still had.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        (B, C, H, W), G = x.shape, self.num_groups
-        slow = x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.is_contiguous(memory_format=torch.channels_last)
-        if not slow or C >= 16 * G or H * W >= 1024 or x.numel() < LARGE or torch.is_grad_enabled():
-            return super().forward(x)
-        pixels = rearrange(x, "b c h w -> b (h w) c").float()
-        mean = pixels.sum(1).view(B, G, -1).mean(2, keepdim=True) / (H * W)  # (B, G, 1)
-        square = (pixels * pixels).sum(1).view(B, G, -1).mean(2, keepdim=True) / (H * W)
-        scale = (square - mean**2 + self.eps).rsqrt() * self.weight.view(G, -1)  # (B, G, C/G)
-        shift = self.bias.view(G, -1) - mean * scale
-        answer = torch.addcmul(shift.view(B, 1, C), pixels, scale.view(B, 1, C), out=pixels).to(x.dtype)
-        return rearrange(answer, "b (h w) c -> b c h w", h=H)
-
-
-class Dropout(nn.Dropout):
-    """nn.Dropout; on a processor with 16 random bits an entry, because a Bernoulli number for each took a tenth of a training step.
-
-    So p is rounded to 1/65536; what is kept is divided by the rounded probability, which keeps the mean.
-    """
-
-    def draw(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """What drops entries of tensors like x: the same ones each time on a processor, others each time elsewhere; none in eval mode."""
-        if not self.training or self.p == 0:
-            return lambda x: x  # not torch's dropout, which would look at `training` again when the gradient is taken
-        if x.device.type != "cpu" or self.p == 1:
-            return super().forward
-        kept = round((1 - self.p) * 65536)
-        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)  # all 64 bits; four entries a word
-        mask = (words.view(torch.int16)[: x.numel()] < kept - 32768).view(x.shape).to(x.dtype).mul_(65536 / kept)
-        return lambda x: x * mask
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.draw(x)(x)
-
-
-def added(conv: nn.Module, x: Tensor, plus: Tensor) -> Tensor:
-    """conv(x) + plus, in one pass where the convolution is packed for it."""
-    h: Tensor
-    if isinstance(conv, PackedConv2d):
-        h = conv(x, plus)
-    else:
-        h = conv(x)
-        h += plus  # in place: what a convolution returns, no gradient needs
-    return h
-
-
-def remade(make: Callable[[Tensor], Tensor], x: Tensor, then: Callable[[Tensor], Tensor]) -> Tensor:
-    """then(make(x)); on a processor the gradient keeps x alone and makes make(x) again, which takes a fifth off the memory of training.
-
-    `make` has to be cheap and to answer the same every time. Small tensors are kept: they are not worth the calls.
-    """
-    made = make(x)
-    if x.device.type != "cpu" or x.numel() < LARGE or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        answer: Tensor = then(made)
-        return answer
-    place, source = made.data_ptr(), x.detach()
-
-    def keep(tensor: Tensor) -> Tensor | None:
-        return None if tensor.data_ptr() == place else tensor
-
-    def give(kept: Tensor | None) -> Tensor:
-        with torch.enable_grad():  # as the first time; `source` asks for no gradient, so nothing is recorded
-            return make(source) if kept is None else kept
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, give):
-        answer = then(made)
-    return answer
 
 
 def swish(x: Tensor) -> Tensor:

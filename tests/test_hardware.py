@@ -17,8 +17,8 @@ TABLE = [
     (Hardware("cuda", (7, 5), TRITON), 100_000, Choice("float16", True, True, True)),
     (Hardware("cuda", (7, 0), TRITON), 1000, Choice("float16", True, True, False)),
     (Hardware("cuda", (6, 1), TRITON), 100_000, Choice("float32", False, True, False)),  # no tensor cores
-    (Hardware("cpu", features=frozenset({"amx", "avx512_bf16"})), 100_000, Choice("bfloat16", False, True, False)),
-    (Hardware("cpu", features=frozenset({"avx512_bf16"})), 100_000, Choice("bfloat16", False, True, False)),
+    (Hardware("cpu", features=frozenset({"amx", "avx512_bf16"})), 100_000, Choice("bfloat16", True, True, False)),
+    (Hardware("cpu", features=frozenset({"avx512_bf16"})), 100_000, Choice("bfloat16", True, True, False)),
     (Hardware("cpu"), 100_000, Choice("float32", False, True, False)),  # AVX2 only: multiplies nothing shorter than float32
     (Hardware("mps"), 100_000, Choice("float32", False, False, False)),
     (Hardware("xpu"), 100_000, Choice("float32", False, False, False)),
@@ -39,6 +39,12 @@ def test_what_is_chosen_for_sampling(found, wanted, monkeypatch):
         assert choose_sampling(torch.device("cpu"), 1, asked) == choose_sampling(torch.device("cpu"), 10**8, asked) == asked
     with pytest.raises(ValueError, match="precision = 'half'; wanted \"auto\""):
         choose_sampling(torch.device("cpu"), 1, "half")
+
+
+def test_a_processor_computes_in_float32_with_channels_first():
+    """Where torch's group norm is slow with channels last, and ours leaves it alone."""
+    amx = Hardware("cpu", features=frozenset({"amx"}))
+    assert [choose(amx, 1, precision).channels_last for precision in ("auto", "bfloat16", "float32")] == [True, True, False]
 
 
 def test_what_the_user_says_is_taken_as_it_is():

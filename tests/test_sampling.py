@@ -4,7 +4,7 @@ from scipy import stats
 from torch.testing import assert_close
 
 from ddpm_core import Schedule, linear_schedule, load_checkpoint, predict_x0, q_posterior, respace, sample, sample_steps
-from ddpm_core.packed import PackedConv2d
+from ddpm_core.processor import PackedConv2d
 from laboratory import SHORT, Scale, assert_moments, generator, ideal, marginal, randn, randomise, small_unet
 
 S = linear_schedule()
