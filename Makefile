@@ -32,7 +32,7 @@ test: book  ## run everything: the notebooks, the package's tests, the built sit
 colab:  ## run the notebooks on Colab's versions of the packages (PYTHON=python3.13 is Colab's); some gigabytes, some minutes; part of no test
 	@$(PYTHON) book/_tools/colab.py
 
-bench: setup  ## measure speed and memory beside other libraries, about ten minutes, and write book/speed.md; part of no test
+bench: setup  ## measure speed and memory beside other libraries, about a quarter of an hour, and write book/speed.md; part of no test
 	@env -u OMP_NUM_THREADS $(BIN)/python bench/run.py
 	@$(BIN)/python bench/report.py
 

@@ -108,7 +108,24 @@ def imports(run: dict[str, Any]) -> str:
     return table("Starting Python and importing", ["", "seconds", "rounds"], rows)
 
 
-PARTS = (networks, jobs, memory, bound, scaling, imports)
+def project(run: dict[str, Any]) -> str:
+    """This book's own loops and pages."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows_of(run, "project"):
+        found.setdefault(row["what"], {})[row.get("page", "")] = row
+    if not found:
+        return ""
+    loops = " and ".join(f"`{what}` {amount(rows[''], 'ours')}" for what, rows in found.items() if "" in rows)
+    ran, weights, formulas = (found.get(what, {}) for what in ("notebook", "weight", "first formula"))
+    lines = [[page, *(amount(rows[page], "ours") if page in rows else "-" for rows in (ran, weights, formulas))] for page in sorted({*ran, *weights, *formulas})]
+    return table("This book", ["page", "run under test", "weight", "first formula"], lines) + f"""
+{loops}, both from nothing but the environment; of `make test`, the build is the first part. *Run under test* is what the cells of a notebook take there, two
+notebooks at a time. *Weight* is what a page loads from the book's own files before anybody presses a button, text compressed as every public host sends it.
+*First formula*: from opening the page on a local disk until its first formula stands, the median of three times.
+"""
+
+
+PARTS = (networks, jobs, memory, bound, scaling, imports, project)
 
 
 def repeated(runs: list[dict[str, Any]]) -> str:
@@ -173,7 +190,9 @@ def ratio(row: dict[str, Any], name: str, to: str = "ours") -> str:
 
 def amount(row: dict[str, Any], name: str) -> str:
     median = quartiles(row["values"][name])[1]
-    return f"{median / 2**20:,.0f} MiB" if row["unit"] == "bytes" else f"{median:.3g} s"
+    if row["unit"] == "bytes":
+        return f"{median / 2**20:,.0f} MiB" if median >= 2**23 else f"{median / 2**20:.2f} MiB"
+    return f"{median:.3g} s"
 
 
 def rounds(row: dict[str, Any]) -> str:

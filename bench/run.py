@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import ddpm_core as ddpm
 import improved
 import peers
+import project
 from ddpm_core.hardware import choose, choose_device, describe
 from ddpm_core.training import start
 from measure import interleave, machine, peak_bytes, quartiles
@@ -254,7 +255,13 @@ class Bench:
         yield dict(what="import", unit="s", values=interleave(cases, self.sizes["import_rounds"], warm_up=int(not self.quick)))
 
 
-PARTS = ("networks", "jobs", "memory", "bound", "scaling", "imports")
+    def project(self) -> Iterator[Row]:
+        """This book: building and testing it, its notebooks, its pages."""
+        yield from project.loops(dry=self.quick)
+        yield from project.pages(some=1 if self.quick else None)
+
+
+PARTS = ("networks", "jobs", "memory", "bound", "scaling", "imports", "project")
 
 
 def one_convolution(channels: int) -> nn.Module:
@@ -298,13 +305,16 @@ def main(argv: list[str] | None = None) -> Path | None:
         peers.install()
     bench.observe()
     result: dict[str, Any] = dict(date=datetime.date.today().isoformat(), machine=machine(), quick=args.quick, rounds=bench.rounds, layout=bench.layout, parts={})
-    for part in parts:
-        begin, rows = time.monotonic(), []
-        for row in getattr(bench, part)():
-            rows.append(row)
-            print(f"bench: {part}: {in_words(row)}", file=sys.stderr)
-        result["parts"][part] = dict(seconds=round(time.monotonic() - begin), rows=rows)
-    return write(result, args.out)
+    try:
+        for part in parts:
+            begin, rows = time.monotonic(), []
+            for row in getattr(bench, part)():
+                rows.append(row)
+                print(f"bench: {part}: {in_words(row)}", file=sys.stderr)
+            result["parts"][part] = dict(seconds=round(time.monotonic() - begin), rows=rows)
+    finally:  # a part that fails, or Ctrl-C, does not take the finished ones along
+        file = write(result, args.out) if result["parts"] else None
+    return file
 
 
 def in_words(row: Row) -> str:

@@ -1,13 +1,10 @@
 """Every page as a reader sees and uses it: on a phone and on a desk, by day and by night, by mouse, finger and keyboard, without a network."""
 
 import time
-import zlib
-from functools import lru_cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import CHROMIUM, Browser
+from browser import CHROMIUM, FIRST_FORMULA, WATCH, Browser, weight
 from site_pages import PAGES, SITE, built, name
 
 pytestmark = [built, pytest.mark.skipif(not CHROMIUM, reason="no browser here: install chromium to test the pages in one")]
@@ -58,18 +55,6 @@ def browser():
     browser = Browser()
     yield browser
     browser.close()
-
-
-@lru_cache
-def sent(path: str) -> int:
-    data = Path(path).read_bytes()
-    return min(len(data), len(zlib.compress(data, 6)))
-
-
-def weight(requested: list[str]) -> dict[str, int]:
-    """Path -> bytes as they are sent, of all files among these addresses."""
-    paths = {unquote(urlsplit(url).path) for url in requested if url.startswith("file:")}
-    return {path.rsplit("/", 1)[1]: sent(path) for path in sorted(paths, key=sent, reverse=True)}
 
 
 @each_page
@@ -152,15 +137,14 @@ def test_the_first_formula_is_soon_there(browser):
     """Within two seconds of opening the page with the most formulas, on a core of one's own: where others compute beside this test, the
     seconds are those that such a core would have taken. The best of three."""
     page = max(PAGES, key=lambda p: p.read_text().count('class="math'))
-    script = browser("Page.addScriptToEvaluateOnNewDocument", source="""
-        (function look() { document.querySelector('article mjx-container mjx-math') ? window.firstFormula = performance.now() : requestAnimationFrame(look) })()""")
+    script = browser("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
     browser.look(1280, dark=False)
     seconds = []
     while len(seconds) < 3 and min(seconds, default=9) > 2:
         before = crowded()
         browser.open(page.as_uri())
         browser.js(DRAWN)
-        seconds.append(browser.js("window.firstFormula") / 1000 / ((before + crowded()) / 2))
+        seconds.append(browser.js(FIRST_FORMULA) / ((before + crowded()) / 2))
     browser("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
     assert min(seconds) <= 2, f"{name(page)}: {seconds}"
 
