@@ -44,8 +44,8 @@ def choose(hardware: Hardware, steps: int, precision: str = "auto", channels_las
 
     CUDA   bfloat16 from capability 8.0 on, float16 with 7.x, whose tensor cores know no other, float32 before. Tensor cores want
            channels last. Compiling takes minutes, which only long runs earn back
-    CPU    bfloat16, channels last, where AMX or AVX512-bf16 multiplies it, float32, channels first, elsewhere. Not compiled: measured,
-           training gains nothing from it
+    CPU    where AMX or AVX512-bf16 multiplies it, bfloat16 and channels last, which pays in float32 as well; elsewhere float32 and
+           channels first. Not compiled: measured, training gains nothing from it
     other  (MPS) what works everywhere
     Raises ValueError for an unknown choice.
     """
@@ -58,7 +58,7 @@ def choose(hardware: Hardware, steps: int, precision: str = "auto", channels_las
         )
     elif hardware.kind == "cpu":
         fast = bool({"amx", "avx512_bf16"} & hardware.features)
-        best = Choice(precision="bfloat16" if fast else "float32", channels_last=fast and precision != "float32", fused=True, compile=False)
+        best = Choice(precision="bfloat16" if fast else "float32", channels_last=fast, fused=True, compile=False)
     else:
         best = Choice(precision="float32", channels_last=False, fused=False, compile=False)
 

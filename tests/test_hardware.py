@@ -41,15 +41,10 @@ def test_what_is_chosen_for_sampling(found, wanted, monkeypatch):
         choose_sampling(torch.device("cpu"), 1, "half")
 
 
-def test_a_processor_computes_in_float32_with_channels_first():
-    """Where torch's group norm is slow with channels last, and ours leaves it alone."""
-    amx = Hardware("cpu", features=frozenset({"amx"}))
-    assert [choose(amx, 1, precision).channels_last for precision in ("auto", "bfloat16", "float32")] == [True, True, False]
-
-
 def test_what_the_user_says_is_taken_as_it_is():
     asked = dict(precision="float16", channels_last=False, fused=False, compile=False)
     for found, steps, _ in TABLE:
+        assert choose(found, steps, "float32").channels_last == choose(found, steps).channels_last
         assert choose(found, steps, **asked) == Choice("float16", False, False, False)
         assert choose(found, steps, compile=True, channels_last=True) == Choice(choose(found, 0).precision, True, choose(found, 0).fused, True)
 
