@@ -126,12 +126,12 @@ class Browser:
         """The whole page as PNG, for a person to look at."""
         return base64.b64decode(self("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"])
 
-    def pdf(self) -> bytes:
-        """The page as it prints: A4, backgrounds and an outline of its headings with it."""
-        # margins in inches; the footer is the page's number
+    def pdf(self, numbered: bool = False) -> bytes:
+        """The page as it prints: A4, backgrounds and an outline of its headings with it; numbered: with the number of each sheet at its foot."""
+        # margins in inches
         number = '<div style="width:100%;font-size:8px;text-align:center;color:#555"><span class="pageNumber"></span></div>'
         made = self("Page.printToPDF", scale=0.8, printBackground=True, preferCSSPageSize=True, paperWidth=8.27, paperHeight=11.69, marginTop=0.7, marginBottom=0.8,
-                    marginLeft=0.8, marginRight=0.8, displayHeaderFooter=True, headerTemplate="<span></span>", footerTemplate=number,
+                    marginLeft=0.8, marginRight=0.8, displayHeaderFooter=numbered, headerTemplate="<span></span>", footerTemplate=number,
                     generateDocumentOutline=True, generateTaggedPDF=True, transferMode="ReturnAsStream")  # fmt: skip
         pieces = []
         while True:

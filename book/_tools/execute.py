@@ -70,7 +70,7 @@ def run(path: Path, force: bool = False) -> str:
     ran = all(c.execution_count for c in nb.cells if c.cell_type == "code")
     tidy(nb)
     if force or stored != now or not ran:
-        client = nbclient.NotebookClient(nb, timeout=600, kernel_name="python3", record_timing=False,
+        client = nbclient.NotebookClient(nb, timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True,
                                          resources={"metadata": {"path": str(path.parent)}},
                                          extra_arguments=["--IPKernelApp.log_level=40"])  # fmt: skip
         try:

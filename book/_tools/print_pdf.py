@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from pypdf import PdfReader, PdfWriter
@@ -80,6 +81,7 @@ def print_book(pages: list[Path], target: Path = TARGET) -> list[str]:
             by_place(chapter)
             book.append(chapter, outline_item=browser.js("document.querySelector('h1')?.firstChild?.textContent || document.title"))
             print(f"make pdf: {page.stem}, {len(chapter.pages)} pages", file=sys.stderr)
+        number(book, browser)
     finally:
         browser.close()
     between(book, begins)
@@ -88,6 +90,16 @@ def print_book(pages: list[Path], target: Path = TARGET) -> list[str]:
     book.compress_identical_objects()  # every page has brought its own copy of the fonts
     book.write(target)
     return wrong
+
+
+def number(book: PdfWriter, browser: Browser) -> None:
+    """The sheets of the whole book from 1 on: the browser, which would count every chapter anew, prints as many empty ones and numbers those."""
+    browser.open("data:text/html," + quote("<div style='break-after:page'>&nbsp;</div>" * (len(book.pages) - 1) + "&nbsp;"))
+    numbers = PdfReader(BytesIO(browser.pdf(numbered=True)))
+    if len(numbers.pages) != len(book.pages):
+        raise RuntimeError(f"{len(numbers.pages)} numbers for {len(book.pages)} sheets")
+    for sheet, foot in zip(book.pages, numbers.pages):
+        sheet.merge_page(foot)
 
 
 def links(pages: Iterable[Any]) -> Iterator[DictionaryObject]:
