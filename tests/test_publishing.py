@@ -113,6 +113,7 @@ def test_printing_notices_what_is_wrong(tmp_path):
     assert "Eq. (16) is missing" in wrong and "Eq. (1) is missing" not in wrong
     book = print_pdf.PdfReader(tmp_path / "book.pdf")
     assert [item["/Title"] for item in book.outline if not isinstance(item, list)] == ["One", "Two"] and len(book.pages) == 3
+    assert [sheet.extract_text().split()[-1] for sheet in book.pages] == ["1", "2", "3"]  # through both pages
     targets = [book.get_page_number(link["/Dest"][0].get_object()) for link in print_pdf.links(book.pages)]
     assert targets == [1, 0, 2]  # the other page; back; and the second sheet of that one, by a name that both have
 

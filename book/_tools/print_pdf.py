@@ -100,6 +100,7 @@ def number(book: PdfWriter, browser: Browser) -> None:
         raise RuntimeError(f"{len(numbers.pages)} numbers for {len(book.pages)} sheets")
     for sheet, foot in zip(book.pages, numbers.pages):
         sheet.merge_page(foot)
+        sheet.compress_content_streams()  # merged, they lie open, three times as large
 
 
 def links(pages: Iterable[Any]) -> Iterator[DictionaryObject]:
