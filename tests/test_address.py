@@ -46,7 +46,7 @@ def colab(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.chdir(tmp_path)
-    return lambda url: exec(notebooks.SETUP.format(url=url).replace("/content", str(tmp_path / "content")), {})
+    return lambda url: exec(notebooks.SETUP.format(url=url, installs="nothing").replace("/content", str(tmp_path / "content")), {})
 
 
 def test_on_colab_without_an_address_it_says_what_to_do(colab):
@@ -69,5 +69,20 @@ def test_on_colab_it_fetches_the_book_once(colab, tmp_path):
 
 def test_elsewhere_it_does_nothing():
     before = os.getcwd(), sys.path[:]
-    exec(notebooks.SETUP.format(url=URL), {})
+    exec(notebooks.SETUP.format(url=URL, installs="nothing"), {})
     assert before == (os.getcwd(), sys.path)
+
+
+def test_a_notebook_that_wants_what_colab_has_not_installs_it_there_and_only_there(colab, monkeypatch, tmp_path):
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import ddpm_core as ddpm\nfrom ddpm_core import codec")])
+    plain = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("from ddpm_core import codec"), nbformat.v4.new_code_cell("1")])
+    assert "pip" not in notebooks.setup_source(plain, URL)
+    ran = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **kwargs: ran.append(command))
+    source = notebooks.setup_source(nb, URL).replace("/content", str(tmp_path))
+    (tmp_path / "ddpm-book" / "book").mkdir(parents=True)
+    exec(source, {})
+    assert ran == [[sys.executable, "-m", "pip", "install", "--quiet", "constriction"]]
+    monkeypatch.delitem(sys.modules, "google.colab")
+    exec(source, {})
+    assert len(ran) == 1

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 import yaml
 from execute import STAMP, digest
-from notebooks import BOOK, ROOT, SETUP, address, is_setup, notebooks, read
+from notebooks import BOOK, ROOT, address, is_setup, notebooks, read, setup_source
 
 NOTEBOOKS = notebooks()
 MACHINE = re.compile(r"(?<![\w.:/<])/(?:home|root|Users|tmp|work|private|opt|usr|mnt|content)/\w|[A-Z]:\\\\?Users|site-packages")
@@ -54,10 +54,11 @@ def test_outputs_are_fit_to_print(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_set_up_cell(path):
-    cells = read(path).cells
+    nb = read(path)
+    cells = nb.cells
     assert is_setup(cells[0]) and not any(map(is_setup, cells[1:])), "make execute"
-    assert cells[0].source == SETUP.format(url=address()), "python book/_tools/set_address.py"
-    assert len(cells[0].source.splitlines()) <= 8 and not cells[0].outputs and "remove-cell" in cells[0].metadata.tags
+    assert cells[0].source == setup_source(nb, address()), "python book/_tools/set_address.py"
+    assert len(cells[0].source.splitlines()) <= 9 and not cells[0].outputs and "remove-cell" in cells[0].metadata.tags
 
 
 def test_machine_paths_are_seen():

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 
 SETUP = '''\
-# Does nothing but on Colab. There it fetches the book's code, data and weights (a shallow clone) and installs nothing.
+# Does nothing but on Colab. There it fetches the book's code, data and weights (a shallow clone) and installs {installs}.
 import os, subprocess, sys
 _url, _home = "{url}", "/content/ddpm-book"
 if "google.colab" in sys.modules:
@@ -17,6 +17,8 @@ if "google.colab" in sys.modules:
         assert _url, "This copy of the book does not know its address: put its repository at " + _home + " and run this cell again."
         subprocess.run(["git", "clone", "--quiet", "--depth=1", _url, _home], check=True)
     os.chdir(_home + "/book"); sys.path.insert(0, _home)'''
+INSTALL = '\n    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "{package}"], check=True)'
+NOT_ON_COLAB = {"from ddpm_core import codec": "constriction"}  # what a notebook says -> the package that it needs and Colab has not
 SETUP_TAGS = ["bootstrap", "remove-cell"]  # how the tools know the cell; not shown in the built page
 
 
@@ -44,9 +46,16 @@ def is_setup(cell) -> bool:
     return "bootstrap" in cell.metadata.get("tags", [])
 
 
+def setup_source(nb, url: str) -> str:
+    """The set-up cell of this notebook, with this address in it."""
+    code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code" and not is_setup(cell))
+    packages = [package for said, package in NOT_ON_COLAB.items() if said in code]
+    return SETUP.format(url=url, installs=" and ".join(packages) or "nothing") + "".join(INSTALL.format(package=package) for package in packages)
+
+
 def put_setup_cell(nb, url: str) -> None:
     """The first cell is the set-up cell, with this address in it; there is no other."""
     old = next((c for c in nb.cells if is_setup(c)), None)
-    cell = nbformat.v4.new_code_cell(SETUP.format(url=url), id="bootstrap", metadata={"tags": SETUP_TAGS})
+    cell = nbformat.v4.new_code_cell(setup_source(nb, url), id="bootstrap", metadata={"tags": SETUP_TAGS})
     cell.execution_count = old.execution_count if old else None  # its run leaves no output, so a new address asks for no new run
     nb.cells = [cell] + [c for c in nb.cells if not is_setup(c)]
