@@ -9,7 +9,7 @@ from measure import quartiles, ratios
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "book" / "speed.md"
 STEPS = ROOT / "data" / "results" / "steps.json"
-NONE = "not installed"
+NONE, BLANK = "not installed", "\u00a0"  # a number and its unit stay on one line
 
 HEAD = """\
 # Speed
@@ -185,14 +185,14 @@ def ratio(row: dict[str, Any], name: str, to: str = "ours") -> str:
     if name not in row["values"]:
         return NONE if name == "ddp" else "-"
     first, median, third = quartiles(ratios(row["values"][name], row["values"][to]))
-    return f"{median:.2f}" + (f" [{first:.2f}, {third:.2f}]" if len(row["values"][name]) > 1 else "")
+    return f"{median:.2f}" + (f" [{first:.2f},{BLANK}{third:.2f}]" if len(row["values"][name]) > 1 else "")
 
 
 def amount(row: dict[str, Any], name: str) -> str:
     median = quartiles(row["values"][name])[1]
     if row["unit"] == "bytes":
-        return f"{median / 2**20:,.0f} MiB" if median >= 2**23 else f"{median / 2**20:.2f} MiB"
-    return f"{median:.3g} s"
+        return f"{median / 2**20:,.0f}{BLANK}MiB" if median >= 2**23 else f"{median / 2**20:.2f}{BLANK}MiB"
+    return f"{median:.3g}{BLANK}s"
 
 
 def rounds(row: dict[str, Any]) -> str:
