@@ -133,7 +133,7 @@ def test_what_several_processes_cannot_do_is_said_by_each_of_them(results):
 def test_ctrl_c_under_torchrun_leaves_one_checkpoint_and_one_process_goes_on(results, tmp_path):
     folder = results[0] / "numbers"
     command = ["train", "--data", f"folder:{folder}", "--stream", "--size", "8", "--out", str(tmp_path / "run"), "--multipliers", "1", "--width", "8",
-               "--attention", "--T", "10", "--batch-size", "4", "--device", "cpu", "--precision", "float32"]  # fmt: skip
+               "--attention", "--T", "10", "--batch-size", "4", "--device", "cpu", "--precision", "float32", "--channels-last", "no"]  # fmt: skip
     process = subprocess.Popen([*TORCHRUN, "-m", "ddpm_core", *command, "--steps", "1000000"], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     try:
         shown = ""
