@@ -129,14 +129,15 @@ PARTS = (networks, jobs, memory, bound, scaling, imports, project)
 
 
 def repeated(runs: list[dict[str, Any]]) -> str:
-    """The ratios to diffusers of every run on one machine."""
+    """The ratios to diffusers of every run on one machine; in dates the hyphens that do not end a line."""
     rows = []
-    for run in runs:
+    for number, run in enumerate(runs, start=1):
         for row in [*rows_of(run, "networks"), *rows_of(run, "memory")]:
             if {"ours", "diffusers"} <= set(row["values"]) and len(row["values"]["ours"]) >= (3 if row["unit"] == "s" else 1):
                 what = f"{row['what']}, batch {row['batch']}" + (", memory" if row["unit"] == "bytes" else "")
-                rows.append([run["date"], what, ratio(row, "diffusers"), ratio(row, equal_of(run, row))])
-    return table("Every run on this machine", ["date", "", "diffusers as it comes", "diffusers, our dtype and layout"], sorted(rows, key=lambda row: row[1]))
+                rows.append([f"{number},{BLANK}{run['date'].replace('-', chr(0x2011))}", what, ratio(row, "diffusers"), ratio(row, equal_of(run, row))])
+    head = ["run", "", "diffusers as it comes", "diffusers, our dtype and layout"]
+    return table("Every run on this machine", head, sorted(rows, key=lambda row: row[1])) + "\nIn the order in which they were taken, each of the source as it was then.\n"
 
 
 def fewer_steps(measured: dict[str, Any]) -> str:

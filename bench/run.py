@@ -254,7 +254,6 @@ class Bench:
         cases = {name: partial(subprocess.run, [sys.executable, "-c", lines[name]], check=True) for name in self.sizes["imports"].split()}
         yield dict(what="import", unit="s", values=interleave(cases, self.sizes["import_rounds"], warm_up=int(not self.quick)))
 
-
     def project(self) -> Iterator[Row]:
         """This book: building and testing it, its notebooks, its pages."""
         yield from project.loops(dry=self.quick)
