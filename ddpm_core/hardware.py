@@ -93,6 +93,8 @@ def describe(device: torch.device) -> Hardware:
     if device.type == "cuda":
         return Hardware("cuda", torch.cuda.get_device_capability(device), frozenset({"triton"} if find_spec("triton") else ()))
     if device.type == "cpu":
+        if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+            return Hardware("cpu")  # where ATEN_CPU_CAPABILITY forbids them, torch's attention in bfloat16 fails
         # Names with an underscore, which older versions of torch do not all have; what is not known to be there is not used.
         asked = {"amx": "_is_amx_tile_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
         return Hardware("cpu", features=frozenset(name for name, function in asked.items() if getattr(torch.cpu, function, bool)()))

@@ -7,6 +7,7 @@ import copy
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor
@@ -69,8 +70,9 @@ def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, step
     labels     LongTensor (B,) for a UNet with classes; guidance > 0 exaggerates them,
                (1 + guidance) eps(x_t, t, y) - guidance eps(x_t, t)  (Ho and Salimans 2022, Eq. (6)); a learned v stays as it is with the labels
     precision  of the arithmetic inside a UNet: "float32" (on a CPU, from ten million parameters on, by a copy of its weights that is laid
-               out channels last); "bfloat16" or "float16", by a copy (a step in bfloat16 is about a hundredth of eps_hat off); "auto": the fastest on the device, see hardware.choose_sampling. x_t and the steps stay
-               in the precision of x_T, and so does every other model
+               out channels last); "bfloat16" or "float16", by a copy (a step in bfloat16 is about a hundredth of eps_hat off); "auto":
+               the fastest on the device, see hardware.choose_sampling. x_t and the steps stay in the precision of x_T, and so does
+               every other model
     compile    a UNet by torch.compile, on CUDA into CUDA graphs: a minute or more at first, earned back by thousands of steps
 
     Raises ValueError or TypeError for arguments that do not fit.
@@ -162,7 +164,7 @@ def _fast(model: Model, device: torch.device, precision: str, compile: bool) -> 
             raise ValueError(f"compile = {compile!r} for a {type(model).__name__}; wanted a UNet: give torch.compile(model) for a model of your own")
         return model
     network, dtype = copy.deepcopy(model).eval(), model.conv_in.weight.dtype if precision == "auto" else getattr(torch, precision)
-    network.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of its stubs
+    cast(Any, network.to(dtype)).to(memory_format=torch.channels_last)  # some of torch's stubs leave it out
     if device.type == "cpu" and not compile:
         pack(network)
     run = torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else None) if compile else network

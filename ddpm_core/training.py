@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -273,7 +273,7 @@ def start(model: nn.Module, device: torch.device, precision: str, lr: float, cha
     """The state before the first step: the model on its device, its average, Adam."""
     model.to(device)
     if channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of its stubs
+        cast(Any, model).to(memory_format=torch.channels_last)  # some of torch's stubs leave it out
     distributed.share(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, eps=1e-8, fused=fused)

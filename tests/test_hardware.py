@@ -62,12 +62,22 @@ def test_unknown_choices(asked, phrase):
 
 def test_this_processor_describes_itself(monkeypatch):
     assert describe(torch.device("cpu")).kind == "cpu" and describe(torch.device("mps")) == Hardware("mps")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     for name, feature in (("_is_amx_tile_supported", "amx"), ("_is_avx512_bf16_supported", "avx512_bf16")):
         for there in (True, False):
             monkeypatch.setattr(torch.cpu, name, lambda there=there: there)
             assert (feature in describe(torch.device("cpu")).features) == there
         monkeypatch.delattr(torch.cpu, name)  # as in older versions of torch
         assert feature not in describe(torch.device("cpu")).features
+
+
+@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2", "NO AVX"])
+def test_a_processor_held_to_less_than_it_can_is_described_so(monkeypatch, capability):
+    """ATEN_CPU_CAPABILITY does that, and the processor still says what it has; torch's attention in bfloat16 then fails."""
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: True, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert describe(torch.device("cpu")) == Hardware("cpu")
 
 
 def test_a_cuda_device_describes_itself(monkeypatch):
