@@ -1,9 +1,14 @@
 """What several tests share: the exact predictor for Gaussian data, small networks with known content, four standard errors."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from ddpm_core import Schedule, UNet
+
+# ATEN_CPU_CAPABILITY may forbid torch instructions that the processor has; its own attention in bfloat16 then fails.
+bfloat16_attention = pytest.mark.skipif(getattr(torch.cpu, "_is_amx_tile_supported", bool)() and "AVX512" not in torch.backends.cpu.get_cpu_capability(),
+                                        reason="torch's attention in bfloat16 fails where ATEN_CPU_CAPABILITY forbids AVX512 on a processor with AMX")  # fmt: skip
 
 SHORT = Schedule(torch.linspace(0.01, 0.3, 20, dtype=torch.float64))  # 20 steps that do reach noise: alpha_bar_20 = 0.03
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from ddpm_core import UNet, load_checkpoint, processor, unet
 from ddpm_core.processor import LARGE, Dropout, GroupNorm, PackedConv2d, attend, pack, remade
 from ddpm_core.unet import ResBlock
-from laboratory import randn, randomise
+from laboratory import bfloat16_attention, randn, randomise
 
 LAST = torch.channels_last
 
@@ -106,7 +106,7 @@ def test_dropout_has_the_gradient_of_its_mask():
     assert torch.equal(Dropout(0.0)(x), x) and torch.equal(Dropout(1.0)(x), 0 * x)
 
 
-@pytest.mark.skipif("AVX512" not in torch.backends.cpu.get_cpu_capability(), reason="torch's own attention in bfloat16, beside which this stands, may fail here")
+@bfloat16_attention
 @pytest.mark.parametrize("tokens, kernel", [(49, False), (64, False), (65, True)])
 def test_attention_to_few_tokens_is_attention(monkeypatch, tokens, kernel):
     q, k, v, d = (2 * drawn(4, 1, tokens, 32, seed=seed) for seed in range(4))

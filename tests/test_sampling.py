@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from ddpm_core import Schedule, linear_schedule, load_checkpoint, predict_x0, q_posterior, respace, sample, sample_steps
 from ddpm_core.processor import PackedConv2d
-from laboratory import SHORT, Scale, assert_moments, generator, ideal, marginal, randn, randomise, small_unet
+from laboratory import SHORT, Scale, assert_moments, bfloat16_attention, generator, ideal, marginal, randn, randomise, small_unet
 
 S = linear_schedule()
 N = 20_000
@@ -292,6 +292,7 @@ def test_the_books_network_in_bfloat16_draws_nearly_the_same_and_stays_float32()
     assert all(torch.equal(a, b) and a.dtype == torch.float32 for a, b in zip(before, model.parameters())) and model.training
 
 
+@bfloat16_attention
 def test_precision_is_chosen_for_large_float32_networks_only(monkeypatch):
     from ddpm_core import hardware
 
@@ -325,6 +326,7 @@ def test_precisions_that_cannot_be(args, phrase):
         sample(**{**dict(model=small_unet(), schedule=SHORT, shape=(1, 1, 8, 8)), **args})
 
 
+@bfloat16_attention
 def test_what_samples_is_said_in_one_line(capfd):
     sample(small_unet(), SHORT, (1, 1, 8, 8), precision="bfloat16", progress=True)
     assert capfd.readouterr().err.count("sampling: on cpu in bfloat16\n") == 1
