@@ -15,7 +15,9 @@ from pathlib import Path
 PACKAGES = ("ddpm-core", "torch", "diffusers", "denoising-diffusion-pytorch", "numpy")
 
 
-def interleave(cases: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+def interleave(
+    cases: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1
+) -> dict[str, list[float]]:
     """Seconds of each call. A round calls every case once, so that whatever slows the machine slows all of them; rounds begin in turn
     with another case, so that none always follows the same one."""
     import torch
@@ -63,25 +65,48 @@ def machine() -> dict:
     """What the figures depend on, without the machine's name or paths."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    flags = [name for name, asked in (("AMX", "_is_amx_tile_supported"), ("AVX512-bf16", "_is_avx512_bf16_supported")) if getattr(torch.cpu, asked, bool)()]
+    flags = [
+        name
+        for name, asked in (
+            ("AMX", "_is_amx_tile_supported"),
+            ("AVX512-bf16", "_is_avx512_bf16_supported"),
+        )
+        if getattr(torch.cpu, asked, bool)()
+    ]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     about = dict(
-        processor=processor(), cores=cores, threads=torch.get_num_threads(), instructions=" ".join([torch.backends.cpu.get_cpu_capability(), *flags]),
-        memory_gb=round(memory / 2**30), gpu=gpu, system=f"{platform.system()} {platform.machine()}", python=platform.python_version(),
+        processor=processor(),
+        cores=cores,
+        threads=torch.get_num_threads(),
+        instructions=" ".join([torch.backends.cpu.get_cpu_capability(), *flags]),
+        memory_gb=round(memory / 2**30),
+        gpu=gpu,
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
         versions={name: found for name in PACKAGES if (found := version_of(name))},
-    )  # fmt: skip
-    about["slug"] = re.sub(r"[^a-z0-9]+", "-", (gpu or f"{about['processor']} {cores} cores").lower()).strip("-")
+    )
+    about["slug"] = re.sub(
+        r"[^a-z0-9]+", "-", (gpu or f"{about['processor']} {cores} cores").lower()
+    ).strip("-")
     return about
 
 
 def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists() and (found := re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())):
+    if cpuinfo.exists() and (
+        found := re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
+    ):
         return found[1].strip()
     if sys.platform == "darwin":
-        return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
+        return subprocess.check_output(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], text=True
+        ).strip()
     return platform.processor() or platform.machine()
 
 

@@ -25,15 +25,28 @@ def loops(dry: bool) -> Iterator[dict[str, Any]]:
         env.pop("OMP_NUM_THREADS", None)  # the Makefile says how many
         for verb in ("book", "test"):
             command = ["make", *(["-n"] if dry else []), verb]
-            run = lambda: subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
-            yield dict(what=f"make {verb}", unit="s", values=interleave({"ours": run}, rounds=1, warm_up=0))
+            run = lambda: subprocess.run(
+                command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL
+            )
+            yield dict(
+                what=f"make {verb}",
+                unit="s",
+                values=interleave({"ours": run}, rounds=1, warm_up=0),
+            )
         if report.exists():
             seconds: defaultdict[str, float] = defaultdict(float)
             for case in ElementTree.parse(report).iter("testcase"):
-                if (module := case.get("classname", "")).endswith(".ipynb"):  # nbval's: book.03_bound.ipynb, a cell each
+                if (module := case.get("classname", "")).endswith(
+                    ".ipynb"
+                ):  # nbval's: book.03_bound.ipynb, a cell each
                     seconds[module.split(".")[1]] += float(case.get("time", 0))
             for notebook in sorted(seconds):
-                yield dict(what="notebook", page=notebook, unit="s", values={"ours": [seconds[notebook]]})
+                yield dict(
+                    what="notebook",
+                    page=notebook,
+                    unit="s",
+                    values={"ours": [seconds[notebook]]},
+                )
 
 
 def pages(some: int | None = None) -> Iterator[dict[str, Any]]:
@@ -50,7 +63,14 @@ def pages(some: int | None = None) -> Iterator[dict[str, Any]]:
         for _ in range(3):
             browser.open(page.as_uri())
             seconds.append(browser.js(FIRST_FORMULA))
-        yield dict(what="weight", page=page.stem, unit="bytes", values={"ours": [sum(weight(browser.requested).values())]})
+        yield dict(
+            what="weight",
+            page=page.stem,
+            unit="bytes",
+            values={"ours": [sum(weight(browser.requested).values())]},
+        )
         if None not in seconds:
-            yield dict(what="first formula", page=page.stem, unit="s", values={"ours": seconds})
+            yield dict(
+                what="first formula", page=page.stem, unit="s", values={"ours": seconds}
+            )
     browser.close()

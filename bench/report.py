@@ -41,21 +41,39 @@ def page(runs: list[dict[str, Any]]) -> str:
         machines.setdefault(run["machine"]["slug"], []).append(run)
     sections = [HEAD, WHAT]
     if not any(run["machine"]["gpu"] for run in runs):
-        sections.append("**No GPU** has been measured yet: nothing here says anything about one.\n")
+        sections.append(
+            "**No GPU** has been measured yet: nothing here says anything about one.\n"
+        )
     for of_machine in machines.values():
         *older, newest = of_machine
-        newest = newest | dict(parts={part: rows for run in of_machine for part, rows in run["parts"].items()})
+        newest = newest | dict(
+            parts={
+                part: rows for run in of_machine for part, rows in run["parts"].items()
+            }
+        )
         sections.append(machine(newest))
         sections += [text for part in PARTS if (text := part(newest))]
         if older:
             sections.append(repeated([*older, newest]))
-    return "\n".join([*sections, fewer_steps(json.loads(STEPS.read_text(encoding="utf-8")))])
+    return "\n".join(
+        [*sections, fewer_steps(json.loads(STEPS.read_text(encoding="utf-8")))]
+    )
 
 
 def machine(run: dict[str, Any]) -> str:
     m, layout = run["machine"], run["layout"]
-    chosen = {f"{how['arithmetic']} with {how['weights']} weights, {how['layout']}" for how in layout.values()}
-    chosen = chosen.pop() if len(chosen) == 1 else "; ".join(f"{what} {how['arithmetic']} with {how['weights']} weights, {how['layout']}" for what, how in layout.items())
+    chosen = {
+        f"{how['arithmetic']} with {how['weights']} weights, {how['layout']}"
+        for how in layout.values()
+    }
+    chosen = (
+        chosen.pop()
+        if len(chosen) == 1
+        else "; ".join(
+            f"{what} {how['arithmetic']} with {how['weights']} weights, {how['layout']}"
+            for what, how in layout.items()
+        )
+    )
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
     name = m["gpu"] or m["processor"]
     return f"""\
@@ -67,44 +85,137 @@ def machine(run: dict[str, Any]) -> str:
 
 
 def networks(run: dict[str, Any]) -> str:
-    rows = [[f"{row['what']}, batch {row['batch']}", *against(row, run, "ddp"), float32(row), rounds(row)] for row in rows_of(run, "networks")]
-    head = ["", "ours", "diffusers as it comes", "diffusers, our dtype and layout", "denoising-diffusion-pytorch", "both in float32", "rounds"]
+    rows = [
+        [
+            f"{row['what']}, batch {row['batch']}",
+            *against(row, run, "ddp"),
+            float32(row),
+            rounds(row),
+        ]
+        for row in rows_of(run, "networks")
+    ]
+    head = [
+        "",
+        "ours",
+        "diffusers as it comes",
+        "diffusers, our dtype and layout",
+        "denoising-diffusion-pytorch",
+        "both in float32",
+        "rounds",
+    ]
     return table("One step", head, rows)
 
 
 def jobs(run: dict[str, Any]) -> str:
-    rows = [[f"{row['what']}, batch {row['batch']}" if "train" in row["what"] else row["what"], *against(row, run), rounds(row)] for row in rows_of(run, "jobs")]
-    return table("Whole jobs, set-up included", ["", "ours", "diffusers as it comes", "diffusers, our dtype and layout", "rounds"], rows)
+    rows = [
+        [
+            f"{row['what']}, batch {row['batch']}"
+            if "train" in row["what"]
+            else row["what"],
+            *against(row, run),
+            rounds(row),
+        ]
+        for row in rows_of(run, "jobs")
+    ]
+    return table(
+        "Whole jobs, set-up included",
+        [
+            "",
+            "ours",
+            "diffusers as it comes",
+            "diffusers, our dtype and layout",
+            "rounds",
+        ],
+        rows,
+    )
 
 
 def memory(run: dict[str, Any]) -> str:
     rows = []
     for row in rows_of(run, "memory"):
         if "T" not in row:
-            rows.append([f"{row['what']}, batch {row['batch']}", *against(row, run, "ddp")])
-    text = table("Memory: the peak, less what the imports take", ["", "ours", "diffusers as it comes", "diffusers, our dtype and layout", "denoising-diffusion-pytorch"], rows)
-    flat = [f"{amount(row, 'ours')} for T = {row['T']:,}" for row in rows_of(run, "memory") if "T" in row]
-    return text + (f"\nThe bound over all steps, `bits_per_dim`, of two images with next to no network: {', '.join(flat)}.\n" if flat else "")
+            rows.append(
+                [f"{row['what']}, batch {row['batch']}", *against(row, run, "ddp")]
+            )
+    text = table(
+        "Memory: the peak, less what the imports take",
+        [
+            "",
+            "ours",
+            "diffusers as it comes",
+            "diffusers, our dtype and layout",
+            "denoising-diffusion-pytorch",
+        ],
+        rows,
+    )
+    flat = [
+        f"{amount(row, 'ours')} for T = {row['T']:,}"
+        for row in rows_of(run, "memory")
+        if "T" in row
+    ]
+    return text + (
+        f"\nThe bound over all steps, `bits_per_dim`, of two images with next to no network: {', '.join(flat)}.\n"
+        if flat
+        else ""
+    )
 
 
 def bound(run: dict[str, Any]) -> str:
-    rows = [[f"{row['what']}, batch {row['batch']}, T = {row['T']}", amount(row, "ours"), ratio(row, "improved"), rounds(row)] for row in rows_of(run, "bound")]
-    return table("The whole bound", ["", "`bits_per_dim`", "improved-diffusion's arithmetic, same network", "rounds"], rows)
+    rows = [
+        [
+            f"{row['what']}, batch {row['batch']}, T = {row['T']}",
+            amount(row, "ours"),
+            ratio(row, "improved"),
+            rounds(row),
+        ]
+        for row in rows_of(run, "bound")
+    ]
+    return table(
+        "The whole bound",
+        [
+            "",
+            "`bits_per_dim`",
+            "improved-diffusion's arithmetic, same network",
+            "rounds",
+        ],
+        rows,
+    )
 
 
 def scaling(run: dict[str, Any]) -> str:
     rows = []
     for row in rows_of(run, "scaling"):
         steps = 1 / quartiles(row["values"]["ours"])[1]
-        rows.append([f"{row['by']} {row['at']}", row["batch"], f"{steps:.3g}", f"{steps * row['batch']:.3g}", ratio(row, "diffusers"), rounds(row)])
+        rows.append(
+            [
+                f"{row['by']} {row['at']}",
+                row["batch"],
+                f"{steps:.3g}",
+                f"{steps * row['batch']:.3g}",
+                ratio(row, "diffusers"),
+                rounds(row),
+            ]
+        )
     note = "Two processes share the batch and the cores, by gloo, on the processor.\n"
-    text = table("Scaling: a training step of the small network", ["", "batch", "steps/s", "images/s", "diffusers as it comes", "rounds"], rows)
+    text = table(
+        "Scaling: a training step of the small network",
+        ["", "batch", "steps/s", "images/s", "diffusers as it comes", "rounds"],
+        rows,
+    )
     return text + "\n" + note if text else ""
 
 
 def imports(run: dict[str, Any]) -> str:
-    names = {"torch": "`import torch`", "ours": "`import ddpm_core`", "diffusers": "`from diffusers import DDPMPipeline, UNet2DModel`"}
-    rows = [[names[name], amount(row, name), rounds(row)] for row in rows_of(run, "imports") for name in row["values"]]
+    names = {
+        "torch": "`import torch`",
+        "ours": "`import ddpm_core`",
+        "diffusers": "`from diffusers import DDPMPipeline, UNet2DModel`",
+    }
+    rows = [
+        [names[name], amount(row, name), rounds(row)]
+        for row in rows_of(run, "imports")
+        for name in row["values"]
+    ]
     return table("Starting Python and importing", ["", "seconds", "rounds"], rows)
 
 
@@ -115,14 +226,32 @@ def project(run: dict[str, Any]) -> str:
         found.setdefault(row["what"], {})[row.get("page", "")] = row
     if not found:
         return ""
-    loops = " and ".join(f"`{what}` {amount(rows[''], 'ours')}" for what, rows in found.items() if "" in rows)
-    ran, weights, formulas = (found.get(what, {}) for what in ("notebook", "weight", "first formula"))
-    lines = [[page, *(amount(rows[page], "ours") if page in rows else "-" for rows in (ran, weights, formulas))] for page in sorted({*ran, *weights, *formulas})]
-    return table("This book", ["page", "run under test", "weight", "first formula"], lines) + f"""
+    loops = " and ".join(
+        f"`{what}` {amount(rows[''], 'ours')}"
+        for what, rows in found.items()
+        if "" in rows
+    )
+    ran, weights, formulas = (
+        found.get(what, {}) for what in ("notebook", "weight", "first formula")
+    )
+    lines = [
+        [
+            page,
+            *(
+                amount(rows[page], "ours") if page in rows else "-"
+                for rows in (ran, weights, formulas)
+            ),
+        ]
+        for page in sorted({*ran, *weights, *formulas})
+    ]
+    return (
+        table("This book", ["page", "run under test", "weight", "first formula"], lines)
+        + f"""
 {loops}, both from nothing but the environment; of `make test`, the build is the first part. *Run under test* is what the cells of a notebook take there, two
 notebooks at a time. *Weight* is what a page loads from the book's own files before anybody presses a button, text compressed as every public host sends it.
 *First formula*: from opening the page on a local disk until its first formula stands, the median of three times.
 """
+    )
 
 
 PARTS = (networks, jobs, memory, bound, scaling, imports, project)
@@ -133,17 +262,45 @@ def repeated(runs: list[dict[str, Any]]) -> str:
     rows = []
     for number, run in enumerate(runs, start=1):
         for row in [*rows_of(run, "networks"), *rows_of(run, "memory")]:
-            if {"ours", "diffusers"} <= set(row["values"]) and len(row["values"]["ours"]) >= (3 if row["unit"] == "s" else 1):
-                what = f"{row['what']}, batch {row['batch']}" + (", memory" if row["unit"] == "bytes" else "")
-                rows.append([f"{number},{BLANK}{run['date'].replace('-', chr(0x2011))}", what, ratio(row, "diffusers"), ratio(row, equal_of(run, row))])
+            if {"ours", "diffusers"} <= set(row["values"]) and len(
+                row["values"]["ours"]
+            ) >= (3 if row["unit"] == "s" else 1):
+                what = f"{row['what']}, batch {row['batch']}" + (
+                    ", memory" if row["unit"] == "bytes" else ""
+                )
+                rows.append(
+                    [
+                        f"{number},{BLANK}{run['date'].replace('-', chr(0x2011))}",
+                        what,
+                        ratio(row, "diffusers"),
+                        ratio(row, equal_of(run, row)),
+                    ]
+                )
     head = ["run", "", "diffusers as it comes", "diffusers, our dtype and layout"]
-    return table("Every run on this machine", head, sorted(rows, key=lambda row: row[1])) + "\nIn the order in which they were taken, each of the source as it was then.\n"
+    return (
+        table("Every run on this machine", head, sorted(rows, key=lambda row: row[1]))
+        + "\nIn the order in which they were taken, each of the source as it was then.\n"
+    )
 
 
 def fewer_steps(measured: dict[str, Any]) -> str:
     """Quality against wall time: what data/results/steps.json says of the book's model."""
-    samplers = dict(beta='`"ddpm"`, `variance="beta"`', beta_tilde='`"ddpm"`, `variance="beta_tilde"`', ddim='`"ddim"`', dpm='`"dpm"`')
-    rows = [[samplers[row["row"]], row["steps"], f"{row['seconds_an_image']:.3f} s", f"{row['frechet']:.2f}", f"{row['sure']:.2f}"] for row in measured["rows"]]
+    samplers = dict(
+        beta='`"ddpm"`, `variance="beta"`',
+        beta_tilde='`"ddpm"`, `variance="beta_tilde"`',
+        ddim='`"ddim"`',
+        dpm='`"dpm"`',
+    )
+    rows = [
+        [
+            samplers[row["row"]],
+            row["steps"],
+            f"{row['seconds_an_image']:.3f} s",
+            f"{row['frechet']:.2f}",
+            f"{row['sure']:.2f}",
+        ]
+        for row in measured["rows"]
+    ]
     floor = sorted(row["frechet"] for row in measured["floor"])
     n = measured["settings"]["n"]
     return f"""\
@@ -167,7 +324,12 @@ def rows_of(run: dict[str, Any], part: str) -> list[dict[str, Any]]:
 
 
 def against(row: dict[str, Any], run: dict[str, Any], *others: str) -> list[str]:
-    return [amount(row, "ours"), ratio(row, "diffusers"), ratio(row, equal_of(run, row)), *(ratio(row, name) for name in others)]
+    return [
+        amount(row, "ours"),
+        ratio(row, "diffusers"),
+        ratio(row, equal_of(run, row)),
+        *(ratio(row, name) for name in others),
+    ]
 
 
 def equal_of(run: dict[str, Any], row: dict[str, Any]) -> str:
@@ -186,13 +348,19 @@ def ratio(row: dict[str, Any], name: str, to: str = "ours") -> str:
     if name not in row["values"]:
         return NONE if name == "ddp" else "-"
     first, median, third = quartiles(ratios(row["values"][name], row["values"][to]))
-    return f"{median:.2f}" + (f" [{first:.2f},{BLANK}{third:.2f}]" if len(row["values"][name]) > 1 else "")
+    return f"{median:.2f}" + (
+        f" [{first:.2f},{BLANK}{third:.2f}]" if len(row["values"][name]) > 1 else ""
+    )
 
 
 def amount(row: dict[str, Any], name: str) -> str:
     median = quartiles(row["values"][name])[1]
     if row["unit"] == "bytes":
-        return f"{median / 2**20:,.0f}{BLANK}MiB" if median >= 2**23 else f"{median / 2**20:.2f}{BLANK}MiB"
+        return (
+            f"{median / 2**20:,.0f}{BLANK}MiB"
+            if median >= 2**23
+            else f"{median / 2**20:.2f}{BLANK}MiB"
+        )
     return f"{median:.3g}{BLANK}s"
 
 
@@ -204,13 +372,29 @@ def table(title: str, head: list[str], rows: list[list[Any]]) -> str:
     if not rows:
         return ""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return f"### {title}\n\n" + "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+    return f"### {title}\n\n" + "".join(
+        "| " + " | ".join(map(str, line)) + " |\n" for line in lines
+    )
 
 
 def stored() -> list[dict[str, Any]]:
     """All runs, the oldest first: by date, and on one day by number."""
-    runs = [(file, json.loads(file.read_text(encoding="utf-8"))) for file in RESULTS.glob("*.json")]
-    return [run for file, run in sorted(runs, key=lambda pair: (pair[1]["machine"]["slug"], pair[1]["date"], len(pair[0].name), pair[0].name))]
+    runs = [
+        (file, json.loads(file.read_text(encoding="utf-8")))
+        for file in RESULTS.glob("*.json")
+    ]
+    return [
+        run
+        for file, run in sorted(
+            runs,
+            key=lambda pair: (
+                pair[1]["machine"]["slug"],
+                pair[1]["date"],
+                len(pair[0].name),
+                pair[0].name,
+            ),
+        )
+    ]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,14 @@ Numbers in parentheses are the paper's equations. Images are float (B, C, H, W) 
 is any callable model(x_t, t) -> eps_hat.
 """
 
-from .bound import BitsPerDim, BoundEstimate, bits_per_dim, bits_per_dim_estimate, decoder_log_likelihood, simple_loss
+from .bound import (
+    BitsPerDim,
+    BoundEstimate,
+    bits_per_dim,
+    bits_per_dim_estimate,
+    decoder_log_likelihood,
+    simple_loss,
+)
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .data import load_images, to_model_range, to_uint8
 from .forward import q_posterior, q_sample, q_step

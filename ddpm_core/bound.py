@@ -12,8 +12,20 @@ from torch import Generator, Tensor
 
 from .forward import log_q, q_posterior, q_sample
 from .gaussian import kl_divergence, log_density
-from .reverse import Model, Reverse, ask, check_randomness, device_of, draw, evaluating, fresh_generator, log_joint
-from .reverse import predict_x0, reverse_mean, reverse_variance
+from .reverse import (
+    Model,
+    Reverse,
+    ask,
+    check_randomness,
+    device_of,
+    draw,
+    evaluating,
+    fresh_generator,
+    log_joint,
+    predict_x0,
+    reverse_mean,
+    reverse_variance,
+)
 from .schedule import Schedule, at, send
 
 
@@ -26,24 +38,41 @@ def trajectory_bound(reverse: Reverse, schedule: Schedule, x: Tensor) -> Tensor:
     return log_q(schedule, x) - log_joint(reverse, x)
 
 
-def bound_terms(reverse: Reverse, schedule: Schedule, x0: Tensor, eps: Tensor) -> Tensor:
+def bound_terms(
+    reverse: Reverse, schedule: Schedule, x0: Tensor, eps: Tensor
+) -> Tensor:
     """Eq. (5): L_T, and L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t)), and L_0 = -log p_theta(x_0 | x_1).
 
     reverse  callable (x_t, t) -> mean, var     x0  (B, ...) float      eps  (T, B, ...), standard normal: x_t by Eq. (4)
     -> (T + 1, B), nats: entry t is L_t, so entry 0 is L_0 (a density here; for pixels see Eq. (13)) and entry T is L_T.
        The sum over t is an unbiased sample of the same L as Eq. (3), with less variance.
     """
-    L_T = kl_divergence(at(schedule.alpha_bar.sqrt(), schedule.T, x0) * x0, at(1 - schedule.alpha_bar, schedule.T, x0),
-                        torch.zeros_like(x0), torch.ones_like(x0))  # fmt: skip
+    L_T = kl_divergence(
+        at(schedule.alpha_bar.sqrt(), schedule.T, x0) * x0,
+        at(1 - schedule.alpha_bar, schedule.T, x0),
+        torch.zeros_like(x0),
+        torch.ones_like(x0),
+    )
     terms = [L_T]
     for t in range(schedule.T, 0, -1):
         x_t = q_sample(schedule, x0, t, eps[t - 1])
         mean, var = reverse(x_t, t)
-        terms.append(kl_divergence(*q_posterior(schedule, x0, x_t, t), mean, var) if t > 1 else -log_density(x0, mean, var))
+        terms.append(
+            kl_divergence(*q_posterior(schedule, x0, x_t, t), mean, var)
+            if t > 1
+            else -log_density(x0, mean, var)
+        )
     return torch.stack([term.flatten(1).sum(1) for term in reversed(terms)])
 
 
-def mean_matching(schedule: Schedule, x0: Tensor, x_t: Tensor, t: int | Tensor, mean: Tensor, var: Tensor) -> Tensor:
+def mean_matching(
+    schedule: Schedule,
+    x0: Tensor,
+    x_t: Tensor,
+    t: int | Tensor,
+    mean: Tensor,
+    var: Tensor,
+) -> Tensor:
     """Eq. (8) without C: || mu_tilde_t(x_t, x_0) - mu_theta ||^2 / (2 sigma_t^2), elementwise, nats.
 
     x0, x_t, mean  (B, ...) float, mean = mu_theta(x_t, t)      var  sigma_t^2, broadcastable      t  in 2..T
@@ -63,7 +92,9 @@ def variance_mismatch(schedule: Schedule, t: int | Tensor, var: Tensor) -> Tenso
     return kl_divergence(zero, at(schedule.beta_tilde, t, var), zero, var)
 
 
-def mean_matching_x0(reverse: Reverse, schedule: Schedule, x0: Tensor, t: int, eps: Tensor) -> Tensor:
+def mean_matching_x0(
+    reverse: Reverse, schedule: Schedule, x0: Tensor, t: int, eps: Tensor
+) -> Tensor:
     """Eq. (9): || mu_tilde_t(x_t, (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)) - mu_theta(x_t, t) ||^2 / (2 sigma_t^2).
 
     Eq. (8) with x_t = x_t(x_0, eps) drawn by Eq. (4), and x_0 written as a function of x_t and eps. Elementwise, nats.
@@ -73,7 +104,9 @@ def mean_matching_x0(reverse: Reverse, schedule: Schedule, x0: Tensor, t: int, e
     return mean_matching(schedule, predict_x0(schedule, x_t, t, eps), x_t, t, mean, var)
 
 
-def mean_matching_eps(reverse: Reverse, schedule: Schedule, x0: Tensor, t: int, eps: Tensor) -> Tensor:
+def mean_matching_eps(
+    reverse: Reverse, schedule: Schedule, x0: Tensor, t: int, eps: Tensor
+) -> Tensor:
     """Eq. (10): || (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t) - mu_theta(x_t, t) ||^2 / (2 sigma_t^2).
 
     Eq. (9) with Eq. (7) inserted for mu_tilde: what mu_theta must predict, given x_t only. Elementwise, nats.
@@ -89,12 +122,21 @@ def eps_weight(schedule: Schedule, variance: str = "beta") -> Tensor:
     Entry 1 uses sigma_1^2 of `reverse_variance`; Eq. (14) replaces all of it by 1.
     """
     s = schedule
-    weight = s.beta**2 / (2 * reverse_variance(s, variance) * s.alpha * (1 - s.alpha_bar))
+    weight = s.beta**2 / (
+        2 * reverse_variance(s, variance) * s.alpha * (1 - s.alpha_bar)
+    )
     weight[0] = 0.0
     return weight
 
 
-def eps_matching(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor, variance: str = "beta") -> Tensor:
+def eps_matching(
+    model: Model,
+    schedule: Schedule,
+    x0: Tensor,
+    t: int | Tensor,
+    eps: Tensor,
+    variance: str = "beta",
+) -> Tensor:
     """Eq. (12): beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)) || eps - eps_theta(x_t, t) ||^2, elementwise, nats.
 
     model  callable (x_t, t) -> eps_hat     x0, eps  (B, ...) float     t  int or LongTensor (B,) in 1..T
@@ -117,37 +159,67 @@ def decoder_log_likelihood(x0: Tensor, mean: Tensor, std: Tensor | float) -> Ten
     """
     for name, tensor in dict(x0=x0, mean=mean).items():
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            raise TypeError(f"{name} is a {getattr(tensor, 'dtype', type(tensor).__name__)}; wanted floats: to_model_range() takes uint8 images to [-1, 1]")
+            raise TypeError(
+                f"{name} is a {getattr(tensor, 'dtype', type(tensor).__name__)}; wanted floats: to_model_range() takes uint8 images to [-1, 1]"
+            )
     if x0.shape != mean.shape:
-        raise ValueError(f"mean has shape {tuple(mean.shape)} but x0 has {tuple(x0.shape)}; wanted the same shape")
+        raise ValueError(
+            f"mean has shape {tuple(mean.shape)} but x0 has {tuple(x0.shape)}; wanted the same shape"
+        )
     if mean.device.type == "cpu" and mean.isnan().any():
-        raise ValueError("mean contains NaN; wanted numbers. A model that answers NaN has usually diverged: lower its learning rate")
+        raise ValueError(
+            "mean contains NaN; wanted numbers. A model that answers NaN has usually diverged: lower its learning rate"
+        )
     std = torch.as_tensor(std, dtype=mean.dtype, device=mean.device)
     if not (std > 0).all():
-        raise ValueError(f"std = {float(std.min())} at its smallest; wanted a standard deviation above 0")
-    wide = torch.float32 if mean.device.type == "mps" else torch.float64  # MPS has no float64
+        raise ValueError(
+            f"std = {float(std.min())} at its smallest; wanted a standard deviation above 0"
+        )
+    wide = (
+        torch.float32 if mean.device.type == "mps" else torch.float64
+    )  # MPS has no float64
     level = grid_level(x0).to(wide)
-    low, high = (2 * level - 1) / 255 - 1, (2 * level + 1) / 255 - 1  # the exact edges, shared by neighbouring bins
+    low, high = (
+        (2 * level - 1) / 255 - 1,
+        (2 * level + 1) / 255 - 1,
+    )  # the exact edges, shared by neighbouring bins
     a, b = (low - mean.to(wide)) / std.to(wide), (high - mean.to(wide)) / std.to(wide)
     first, last = torch.special.log_ndtr(b), torch.special.log_ndtr(-a)
     right = a + b > 0
     a, b = torch.where(right, -b, a), torch.where(right, -a, b)
     log_b = torch.special.log_ndtr(b)
     inside = log_b + torch.log(-torch.expm1(torch.special.log_ndtr(a) - log_b))
-    return torch.where(level == 0, first, torch.where(level == 255, last, inside)).to(mean.dtype)
+    return torch.where(level == 0, first, torch.where(level == 255, last, inside)).to(
+        mean.dtype
+    )
 
 
 def grid_level(x0: Tensor) -> Tensor:
     """The 8-bit level 0..255 of each value of x0 in [-1, 1]. Raises ValueError if a value is no such level, up to rounding."""
     if not x0.is_floating_point():
-        raise TypeError(f"x0 has dtype {x0.dtype}; wanted floats: to_model_range() takes uint8 images to [-1, 1]")
+        raise TypeError(
+            f"x0 has dtype {x0.dtype}; wanted floats: to_model_range() takes uint8 images to [-1, 1]"
+        )
     level = (x0 + 1) * 127.5
-    if not ((level - level.round()).abs() < 1e-3).all() or level.min() < -1e-3 or level.max() > 255 + 1e-3:
-        raise ValueError("x0 has values off the 8-bit grid -1, -1 + 2/255, ..., 1 (or NaN); wanted images as to_model_range() returns them")
+    if (
+        not ((level - level.round()).abs() < 1e-3).all()
+        or level.min() < -1e-3
+        or level.max() > 255 + 1e-3
+    ):
+        raise ValueError(
+            "x0 has values off the 8-bit grid -1, -1 + 2/255, ..., 1 (or NaN); wanted images as to_model_range() returns them"
+        )
     return level.round()
 
 
-def bound_term(schedule: Schedule, x0: Tensor, x_t: Tensor, t: int | Tensor, mean: Tensor, var: Tensor) -> Tensor:
+def bound_term(
+    schedule: Schedule,
+    x0: Tensor,
+    x_t: Tensor,
+    t: int | Tensor,
+    mean: Tensor,
+    var: Tensor,
+) -> Tensor:
     """Eq. (5), its term at t: KL(q(x_{t-1} | x_t, x_0) || N(mean, var)) for t > 1, and L_0 by Eq. (13) for t = 1.
 
     x0, x_t, mean  (B, ...) float      var  sigma_t^2, broadcastable      t  int or LongTensor (B,) in 1..T
@@ -161,11 +233,17 @@ def bound_term(schedule: Schedule, x0: Tensor, x_t: Tensor, t: int | Tensor, mea
     t = t.to(x0.device).expand(len(x0))
     first = (t == 1).view(-1, *[1] * (x0.ndim - 1))
     # beta_tilde_1 = 0 would put log 0 into a gradient, even where it is not selected
-    kl = torch.where(first, 0.0, kl_divergence(mu_tilde, torch.where(first, var, beta_tilde), mean, var))
+    kl = torch.where(
+        first,
+        0.0,
+        kl_divergence(mu_tilde, torch.where(first, var, beta_tilde), mean, var),
+    )
     where = (t == 1).nonzero().flatten()
     if not len(where):
         return kl
-    L_0 = -decoder_log_likelihood(x0[where], mean[where], var.expand_as(x0)[where].sqrt())
+    L_0 = -decoder_log_likelihood(
+        x0[where], mean[where], var.expand_as(x0)[where].sqrt()
+    )
     return kl.index_copy(0, where, L_0.to(kl.dtype))
 
 
@@ -186,7 +264,9 @@ class BitsPerDim:
         Bits per dimension. L_T alone at t = T; all but L_0 at t = 1. Table 4's "reverse process time" is T - t + 1.
         """
         after = self.terms[:, 1:].double().flip(1).cumsum(1).flip(1)
-        return self.prior[:, None] + torch.nn.functional.pad(after, (0, 1)).to(self.terms)
+        return self.prior[:, None] + torch.nn.functional.pad(after, (0, 1)).to(
+            self.terms
+        )
 
     @property
     def distortion(self) -> Tensor:
@@ -207,13 +287,22 @@ class BoundEstimate:
     @property
     def mean(self) -> tuple[float, float]:
         """The bound averaged over these images, and the standard error that estimating it has; the choice of images not included."""
-        return float(self.total.double().mean()), float(self.error.double().square().sum().sqrt()) / len(self.error)
+        return float(self.total.double().mean()), float(
+            self.error.double().square().sum().sqrt()
+        ) / len(self.error)
 
 
 @torch.no_grad()
-def bits_per_dim(model: Model, schedule: Schedule, x0: Tensor, variance: str = "beta", clip_x0: bool = False,
-                 generator: Generator | Sequence[Generator] | None = None, progress: bool = False,
-                 labels: Tensor | None = None) -> BitsPerDim:  # fmt: skip
+def bits_per_dim(
+    model: Model,
+    schedule: Schedule,
+    x0: Tensor,
+    variance: str = "beta",
+    clip_x0: bool = False,
+    generator: Generator | Sequence[Generator] | None = None,
+    progress: bool = False,
+    labels: Tensor | None = None,
+) -> BitsPerDim:
     """Eq. (5) for images, with L_0 by Eq. (13): how many bits a dimension the images cost, at most.
 
     model      callable (x_t, t) -> eps_hat; a Module is in eval mode meanwhile
@@ -230,19 +319,42 @@ def bits_per_dim(model: Model, schedule: Schedule, x0: Tensor, variance: str = "
     from tqdm.auto import tqdm
 
     x0, labels, generator = _prepared(model, schedule, x0, variance, labels, generator)
-    terms, mse, x0_mse = (torch.empty(len(x0), schedule.T, device=x0.device) for _ in range(3))
+    terms, mse, x0_mse = (
+        torch.empty(len(x0), schedule.T, device=x0.device) for _ in range(3)
+    )
     with evaluating(model):
-        for t in tqdm(range(schedule.T, 0, -1), unit="step", desc="bound", disable=not progress, dynamic_ncols=True):
+        for t in tqdm(
+            range(schedule.T, 0, -1),
+            unit="step",
+            desc="bound",
+            disable=not progress,
+            dynamic_ncols=True,
+        ):
             eps = send(draw(torch.randn, x0.shape, generator), x0.device).to(x0.dtype)
-            terms[:, t - 1], mse[:, t - 1], x0_mse[:, t - 1] = _term_at(model, schedule, x0, t, eps, variance, clip_x0, labels)
-    prior, terms, mse, x0_mse = _prior(schedule, x0), terms.cpu(), mse.cpu(), x0_mse.cpu()
+            terms[:, t - 1], mse[:, t - 1], x0_mse[:, t - 1] = _term_at(
+                model, schedule, x0, t, eps, variance, clip_x0, labels
+            )
+    prior, terms, mse, x0_mse = (
+        _prior(schedule, x0),
+        terms.cpu(),
+        mse.cpu(),
+        x0_mse.cpu(),
+    )
     return BitsPerDim(prior + terms.sum(1), prior, terms, mse, x0_mse)
 
 
 @torch.no_grad()
-def bits_per_dim_estimate(model: Model, schedule: Schedule, x0: Tensor, variance: str = "beta", clip_x0: bool = False,
-                          generator: Generator | Sequence[Generator] | None = None, progress: bool = False,
-                          labels: Tensor | None = None, evaluations: int = 20) -> BoundEstimate:  # fmt: skip
+def bits_per_dim_estimate(
+    model: Model,
+    schedule: Schedule,
+    x0: Tensor,
+    variance: str = "beta",
+    clip_x0: bool = False,
+    generator: Generator | Sequence[Generator] | None = None,
+    progress: bool = False,
+    labels: Tensor | None = None,
+    evaluations: int = 20,
+) -> BoundEstimate:
     """bits_per_dim(...).total from `evaluations` random t an image instead of all T: unbiased, with its standard error.
 
     L_0 is measured twice, with two noises. The terms t = 2..T are estimated with (evaluations - 2) / 2 strata of equal probability
@@ -255,24 +367,49 @@ def bits_per_dim_estimate(model: Model, schedule: Schedule, x0: Tensor, variance
     """
     from tqdm.auto import tqdm
 
-    if isinstance(evaluations, bool) or not isinstance(evaluations, int) or evaluations < 4 or evaluations % 2:
-        raise ValueError(f"evaluations = {evaluations!r}; wanted an even number, at least 4: two for L_0, two for each stratum of t")
+    if (
+        isinstance(evaluations, bool)
+        or not isinstance(evaluations, int)
+        or evaluations < 4
+        or evaluations % 2
+    ):
+        raise ValueError(
+            f"evaluations = {evaluations!r}; wanted an even number, at least 4: two for L_0, two for each stratum of t"
+        )
     x0, labels, generator = _prepared(model, schedule, x0, variance, labels, generator)
     strata = (evaluations - 2) // 2 if schedule.T > 1 else 0
     p = term_probability(schedule)
-    total, square = _prior(schedule, x0).double(), torch.zeros(len(x0), dtype=torch.float64)
+    total, square = (
+        _prior(schedule, x0).double(),
+        torch.zeros(len(x0), dtype=torch.float64),
+    )
     with evaluating(model):
-        for k in tqdm(range(-1, strata), unit="stratum", desc="bound", disable=not progress, dynamic_ncols=True):
+        for k in tqdm(
+            range(-1, strata),
+            unit="stratum",
+            desc="bound",
+            disable=not progress,
+            dynamic_ncols=True,
+        ):
             twice = []
             for _ in range(2):
                 if k < 0:
-                    t, share = torch.ones(len(x0), dtype=torch.long), torch.ones(len(x0), dtype=torch.float64)
+                    t, share = (
+                        torch.ones(len(x0), dtype=torch.long),
+                        torch.ones(len(x0), dtype=torch.float64),
+                    )
                 else:
-                    u = draw(torch.rand, (len(x0),), generator, dtype=torch.float64).cpu()
-                    t = torch.searchsorted(p.cumsum(0), (k + u) / strata, right=True).clamp(2, schedule.T)
+                    u = draw(
+                        torch.rand, (len(x0),), generator, dtype=torch.float64
+                    ).cpu()
+                    t = torch.searchsorted(
+                        p.cumsum(0), (k + u) / strata, right=True
+                    ).clamp(2, schedule.T)
                     share = strata * p[t]
                 eps = draw(torch.randn, x0.shape, generator).to(x0)
-                term, _, _ = _term_at(model, schedule, x0, t.to(x0.device), eps, variance, clip_x0, labels)
+                term, _, _ = _term_at(
+                    model, schedule, x0, t.to(x0.device), eps, variance, clip_x0, labels
+                )
                 twice.append(term.cpu().double() / share)
             total += (twice[0] + twice[1]) / 2
             square += (twice[0] - twice[1]) ** 2 / 4
@@ -284,18 +421,35 @@ def term_probability(schedule: Schedule) -> Tensor:
     snr = schedule.alpha_bar[1:] / (1 - schedule.alpha_bar[1:])
     evenly = (snr[:-1] / snr[1:]).log()
     falling = evenly * snr[1:].sqrt()
-    return torch.cat([torch.zeros(2, dtype=torch.float64), (evenly / evenly.sum() + falling / falling.sum()) / 2])
+    return torch.cat(
+        [
+            torch.zeros(2, dtype=torch.float64),
+            (evenly / evenly.sum() + falling / falling.sum()) / 2,
+        ]
+    )
 
 
-def _prepared(model: Model, schedule: Schedule, x0: Tensor, variance: str, labels: Tensor | None,
-              generator: Generator | Sequence[Generator] | None) -> tuple[Tensor, Tensor | None, Generator | Sequence[Generator]]:  # fmt: skip
+def _prepared(
+    model: Model,
+    schedule: Schedule,
+    x0: Tensor,
+    variance: str,
+    labels: Tensor | None,
+    generator: Generator | Sequence[Generator] | None,
+) -> tuple[Tensor, Tensor | None, Generator | Sequence[Generator]]:
     """The images and labels where the model is, and a generator, once all of it is known to fit."""
     if not isinstance(schedule, Schedule):
-        raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")
+        raise TypeError(
+            f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()"
+        )
     if not isinstance(x0, Tensor):
-        raise TypeError(f"x0 is a {type(x0).__name__}; wanted a float tensor (B, C, H, W), as to_model_range() returns it")
+        raise TypeError(
+            f"x0 is a {type(x0).__name__}; wanted a float tensor (B, C, H, W), as to_model_range() returns it"
+        )
     if x0.ndim < 2 or not x0.numel():
-        raise ValueError(f"x0 has shape {tuple(x0.shape)}; wanted (B, C, H, W) with at least one image")
+        raise ValueError(
+            f"x0 has shape {tuple(x0.shape)}; wanted (B, C, H, W) with at least one image"
+        )
     grid_level(x0)
     reverse_variance(schedule, variance)
     check_randomness(generator, labels, len(x0))
@@ -306,13 +460,25 @@ def _prepared(model: Model, schedule: Schedule, x0: Tensor, variance: str, label
 
 def _prior(schedule: Schedule, x0: Tensor) -> Tensor:
     """L_T, bits per dimension, (B,) on the CPU."""
-    L_T = kl_divergence(at(schedule.alpha_bar.sqrt(), schedule.T, x0) * x0, at(1 - schedule.alpha_bar, schedule.T, x0),
-                        torch.zeros_like(x0), torch.ones_like(x0))  # fmt: skip
+    L_T = kl_divergence(
+        at(schedule.alpha_bar.sqrt(), schedule.T, x0) * x0,
+        at(1 - schedule.alpha_bar, schedule.T, x0),
+        torch.zeros_like(x0),
+        torch.ones_like(x0),
+    )
     return L_T.flatten(1).sum(1).cpu() / (math.log(2) * x0[0].numel())
 
 
-def _term_at(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor, variance: str, clip_x0: bool,
-             labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def _term_at(
+    model: Model,
+    schedule: Schedule,
+    x0: Tensor,
+    t: int | Tensor,
+    eps: Tensor,
+    variance: str,
+    clip_x0: bool,
+    labels: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """L_{t-1} in bits per dimension, and the mean squared errors of eps_hat and x0_hat; each (B,)."""
     x_t = q_sample(schedule, x0, t, eps)
     eps_hat, v = ask(model, x_t, t, variance, labels)
@@ -321,12 +487,20 @@ def _term_at(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps:
         x0_hat = x0_hat.clamp(-1, 1)
     mean, _ = q_posterior(schedule, x0_hat, x_t, t)
     sigma2 = at(reverse_variance(schedule, variance), t, x0)
-    term = bound_term(schedule, x0, x_t, t, mean, sigma2 if v is None else sigma2 * v.exp())
+    term = bound_term(
+        schedule, x0, x_t, t, mean, sigma2 if v is None else sigma2 * v.exp()
+    )
     bits = math.log(2) * x0[0].numel()
-    return term.flatten(1).sum(1) / bits, (eps - eps_hat).square().flatten(1).mean(1), (x0 - x0_hat).square().flatten(1).mean(1)
+    return (
+        term.flatten(1).sum(1) / bits,
+        (eps - eps_hat).square().flatten(1).mean(1),
+        (x0 - x0_hat).square().flatten(1).mean(1),
+    )
 
 
-def simple_loss(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
+def simple_loss(
+    model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor
+) -> Tensor:
     """Eq. (14): L_simple = E || eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2.
 
     model  callable (x_t, t) -> eps_hat       x0   (B, ...) float, images in [-1, 1]

@@ -34,22 +34,67 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Say the default, where there is one to say."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+        return (
+            action.help
+            if action.default is None or action.default is False
+            else super()._get_help_string(action)
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status. Errors that a user can mend are one line, without a traceback."""
-    parser = argparse.ArgumentParser(prog="ddpm", description="Denoising diffusion probabilistic models: train, sample.")
+    parser = argparse.ArgumentParser(
+        prog="ddpm",
+        description="Denoising diffusion probabilistic models: train, sample.",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    _train_arguments(commands.add_parser("train", help="Algorithm 1: train a network on images", formatter_class=_Help))
-    _sample_arguments(commands.add_parser("sample", help="Algorithm 2: draw images from a trained network", formatter_class=_Help))
-    _evaluate_arguments(commands.add_parser("evaluate", help="bits per dimension, FID, IS: measure a trained network", formatter_class=_Help))
-    _encode_arguments(commands.add_parser("encode", help="Algorithm 3: pictures to a file that the network has made short", formatter_class=_Help))
-    _decode_arguments(commands.add_parser("decode", help="Algorithm 4: the pictures of such a file", formatter_class=_Help))
+    _train_arguments(
+        commands.add_parser(
+            "train",
+            help="Algorithm 1: train a network on images",
+            formatter_class=_Help,
+        )
+    )
+    _sample_arguments(
+        commands.add_parser(
+            "sample",
+            help="Algorithm 2: draw images from a trained network",
+            formatter_class=_Help,
+        )
+    )
+    _evaluate_arguments(
+        commands.add_parser(
+            "evaluate",
+            help="bits per dimension, FID, IS: measure a trained network",
+            formatter_class=_Help,
+        )
+    )
+    _encode_arguments(
+        commands.add_parser(
+            "encode",
+            help="Algorithm 3: pictures to a file that the network has made short",
+            formatter_class=_Help,
+        )
+    )
+    _decode_arguments(
+        commands.add_parser(
+            "decode",
+            help="Algorithm 4: the pictures of such a file",
+            formatter_class=_Help,
+        )
+    )
     options = parser.parse_args(arguments)
-    options.typed = shlex.join(["ddpm", *(sys.argv[1:] if arguments is None else arguments)])
+    options.typed = shlex.join(
+        ["ddpm", *(sys.argv[1:] if arguments is None else arguments)]
+    )
     try:
-        return {"train": _train, "sample": _sample, "evaluate": _evaluate, "encode": _encode, "decode": _decode}[options.command](options)
+        return {
+            "train": _train,
+            "sample": _sample,
+            "evaluate": _evaluate,
+            "encode": _encode,
+            "decode": _decode,
+        }[options.command](options)
     except KeyboardInterrupt as stop:
         if distributed.rank() == 0:
             print(f"\n{stop or 'stopped'}", file=sys.stderr)
@@ -61,49 +106,171 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--data", required=True, help="fashion-mnist, digits, cifar10, hub:<data set id>, folder:<path>; or celebahq-256, lsun-church-256, "
-                   "lsun-bedroom-256, lsun-cat-256, with :<path> for a folder of yours")  # fmt: skip
-    p.add_argument("--stream", action="store_true", help="read images when their turn comes, instead of all before (automatic for large folders)")
-    p.add_argument("--size", type=int, default=None, help="resize the shorter side of images to this and cut out the centre")
-    p.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be read, with a warning")
-    p.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None, help="mirror half of the images (default: what suits --data)")
-    p.add_argument("--steps", type=int, required=True, help="training steps in all, including those of a resumed run")
-    p.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the log")
-    p.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
-    p.add_argument("--init", type=Path, default=None, help="a checkpoint whose averaged weights to begin with, for a network of the same sizes")
-    p.add_argument("--paper", action="store_true", help="the paper's network, for CIFAR-10 or for 256 x 256, instead of one sized by the next six options")
+    p.add_argument(
+        "--data",
+        required=True,
+        help="fashion-mnist, digits, cifar10, hub:<data set id>, folder:<path>; or celebahq-256, lsun-church-256, "
+        "lsun-bedroom-256, lsun-cat-256, with :<path> for a folder of yours",
+    )
+    p.add_argument(
+        "--stream",
+        action="store_true",
+        help="read images when their turn comes, instead of all before (automatic for large folders)",
+    )
+    p.add_argument(
+        "--size",
+        type=int,
+        default=None,
+        help="resize the shorter side of images to this and cut out the centre",
+    )
+    p.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out images that cannot be read, with a warning",
+    )
+    p.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="mirror half of the images (default: what suits --data)",
+    )
+    p.add_argument(
+        "--steps",
+        type=int,
+        required=True,
+        help="training steps in all, including those of a resumed run",
+    )
+    p.add_argument(
+        "--out", type=Path, required=True, help="folder for checkpoints and the log"
+    )
+    p.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint in --out",
+    )
+    p.add_argument(
+        "--init",
+        type=Path,
+        default=None,
+        help="a checkpoint whose averaged weights to begin with, for a network of the same sizes",
+    )
+    p.add_argument(
+        "--paper",
+        action="store_true",
+        help="the paper's network, for CIFAR-10 or for 256 x 256, instead of one sized by the next six options",
+    )
     p.add_argument("--width", type=int, default=32, help="channels of the first level")
-    p.add_argument("--multipliers", type=int, nargs="+", default=[1, 2, 2], help="channels of each level, in widths")
+    p.add_argument(
+        "--multipliers",
+        type=int,
+        nargs="+",
+        default=[1, 2, 2],
+        help="channels of each level, in widths",
+    )
     p.add_argument("--blocks", type=int, default=1, help="residual blocks a level")
-    p.add_argument("--attention", type=int, nargs="*", default=None, help="sides of the levels with self-attention (default: the last level)")
-    p.add_argument("--groups", type=int, default=8, help="of GroupNorm; 32 suits widths from 64 on")
+    p.add_argument(
+        "--attention",
+        type=int,
+        nargs="*",
+        default=None,
+        help="sides of the levels with self-attention (default: the last level)",
+    )
+    p.add_argument(
+        "--groups", type=int, default=8, help="of GroupNorm; 32 suits widths from 64 on"
+    )
     p.add_argument("--dropout", type=float, default=0.1, help="in the residual blocks")
-    p.add_argument("--predict", choices=["eps", "mu", "x0"], default="eps", help="what the network predicts (Table 2)")
-    p.add_argument("--objective", choices=["simple", "bound"], default="simple", help="unweighted squared error of that, or the bound L")
-    p.add_argument("--variance", choices=["beta", "learned"], default="beta", help="of the reverse steps; learned needs --objective bound")
-    p.add_argument("--unconditional", action="store_true", help="ignore the data set's labels")
+    p.add_argument(
+        "--predict",
+        choices=["eps", "mu", "x0"],
+        default="eps",
+        help="what the network predicts (Table 2)",
+    )
+    p.add_argument(
+        "--objective",
+        choices=["simple", "bound"],
+        default="simple",
+        help="unweighted squared error of that, or the bound L",
+    )
+    p.add_argument(
+        "--variance",
+        choices=["beta", "learned"],
+        default="beta",
+        help="of the reverse steps; learned needs --objective bound",
+    )
+    p.add_argument(
+        "--unconditional", action="store_true", help="ignore the data set's labels"
+    )
     p.add_argument("--schedule", choices=sorted(SCHEDULES), default="linear")
     p.add_argument("--T", type=int, default=1000, help="diffusion steps")
-    p.add_argument("--batch-size", type=int, default=128, help="in all, under torchrun over all processes (the paper: 128, for 256 x 256 64)")
-    p.add_argument("--lr", type=float, default=None, help="learning rate of Adam (default: 1e-3, which suits small networks; with --paper 2e-4, "
-                   "and 2e-5 for 256 x 256)")  # fmt: skip
-    p.add_argument("--warmup", type=int, default=None, help="steps over which the learning rate grows (default: 100; with --paper 5000)")
-    p.add_argument("--decay", type=int, default=0, help="last steps, over which it falls to zero")
-    p.add_argument("--ema", type=float, default=0.9999, help="decay of the moving average of the weights")
+    p.add_argument(
+        "--batch-size",
+        type=int,
+        default=128,
+        help="in all, under torchrun over all processes (the paper: 128, for 256 x 256 64)",
+    )
+    p.add_argument(
+        "--lr",
+        type=float,
+        default=None,
+        help="learning rate of Adam (default: 1e-3, which suits small networks; with --paper 2e-4, "
+        "and 2e-5 for 256 x 256)",
+    )
+    p.add_argument(
+        "--warmup",
+        type=int,
+        default=None,
+        help="steps over which the learning rate grows (default: 100; with --paper 5000)",
+    )
+    p.add_argument(
+        "--decay", type=int, default=0, help="last steps, over which it falls to zero"
+    )
+    p.add_argument(
+        "--ema",
+        type=float,
+        default=0.9999,
+        help="decay of the moving average of the weights",
+    )
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints")
+    p.add_argument(
+        "--save-every", type=int, default=1000, help="steps between checkpoints"
+    )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    p.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
-    p.add_argument("--channels-last", choices=["auto", "yes", "no"], default="auto", help="memory format")
-    p.add_argument("--compile", choices=["auto", "yes", "no"], default="auto", help="torch.compile")
-    p.add_argument("--tensorboard", action="store_true", help="event files, too, in --out/tensorboard")
+    p.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "float32", "bfloat16", "float16"],
+    )
+    p.add_argument(
+        "--channels-last",
+        choices=["auto", "yes", "no"],
+        default="auto",
+        help="memory format",
+    )
+    p.add_argument(
+        "--compile", choices=["auto", "yes", "no"], default="auto", help="torch.compile"
+    )
+    p.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="event files, too, in --out/tensorboard",
+    )
 
 
 def _train(o: argparse.Namespace) -> int:
-    some = {name: value for name, value in dict(size=o.size, skip_unreadable=o.skip_unreadable).items() if value}
+    some = {
+        name: value
+        for name, value in dict(size=o.size, skip_unreadable=o.skip_unreadable).items()
+        if value
+    }
     if o.stream or must_stream(o.data, o.size):
         images: Tensor | Stream
-        images = stream = load_stream(o.data, o.batch_size, labels=not (o.unconditional or o.paper), seed=o.seed, **some)
+        images = stream = load_stream(
+            o.data,
+            o.batch_size,
+            labels=not (o.unconditional or o.paper),
+            seed=o.seed,
+            **some,
+        )
         labels, classes, (channels, side, other) = None, stream.classes, stream.shape
     else:
         images, labels = load_images(o.data, **some)
@@ -112,85 +279,214 @@ def _train(o: argparse.Namespace) -> int:
         classes = None if labels is None else int(labels.max()) + 1
         _, channels, side, other = images.shape
     if side != other:
-        raise ValueError(f"the images are {other} x {side} pixels; wanted square ones: crop or pad them first")
-    lr = o.lr if o.lr is not None else (2e-5 if side == 256 else 2e-4) if o.paper else 1e-3
+        raise ValueError(
+            f"the images are {other} x {side} pixels; wanted square ones: crop or pad them first"
+        )
+    lr = (
+        o.lr
+        if o.lr is not None
+        else (2e-5 if side == 256 else 2e-4)
+        if o.paper
+        else 1e-3
+    )
     warmup = o.warmup if o.warmup is not None else 5000 if o.paper else 100
-    objective, learned = choose_objective(o.predict, o.objective, o.variance), o.variance == "learned"
+    objective, learned = (
+        choose_objective(o.predict, o.objective, o.variance),
+        o.variance == "learned",
+    )
     torch.manual_seed(o.seed)  # of the initial weights
     if o.paper:
         # Appendix B: the network for 256 x 256, without dropout and with a tenth of the learning rate; else that for CIFAR-10
-        large: dict[str, Any] = dict(image_size=256, multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0) if side == 256 else {}
+        large: dict[str, Any] = (
+            dict(image_size=256, multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0)
+            if side == 256
+            else {}
+        )
         model = UNet(**large, learn_variance=learned)
         labels = None
     else:
-        attention = o.attention if o.attention is not None else [side // 2 ** (len(o.multipliers) - 1)]
-        model = UNet(side, channels, o.width, tuple(o.multipliers), o.blocks, tuple(attention), o.dropout, classes, o.groups, learned)
-    before = {} if o.init is None else {"init": _begin_with(model, load_checkpoint(o.init))}
+        attention = (
+            o.attention
+            if o.attention is not None
+            else [side // 2 ** (len(o.multipliers) - 1)]
+        )
+        model = UNet(
+            side,
+            channels,
+            o.width,
+            tuple(o.multipliers),
+            o.blocks,
+            tuple(attention),
+            o.dropout,
+            classes,
+            o.groups,
+            learned,
+        )
+    before = (
+        {} if o.init is None else {"init": _begin_with(model, load_checkpoint(o.init))}
+    )
     schedule = SCHEDULES[o.schedule](o.T)
-    info = before | {"data": o.data, "shape": [channels, side, side], "classes": CLASSES.get(o.data) if labels is not None else getattr(images, "names", None)}
+    info = before | {
+        "data": o.data,
+        "shape": [channels, side, side],
+        "classes": CLASSES.get(o.data)
+        if labels is not None
+        else getattr(images, "names", None),
+    }
     if (o.predict, o.objective) != ("eps", "simple"):
         info["objective"] = o.objective
-    train(as_eps_model(model, schedule, o.predict), schedule, images, labels, objective=objective, steps=o.steps, batch_size=o.batch_size, lr=lr, warmup=warmup,
-          decay=o.decay, ema=o.ema, flip=FLIP.get(o.data.partition(":")[0], True) if o.flip is None else o.flip, device=o.device, precision=o.precision, out=o.out, resume=o.resume,
-          save_every=o.save_every, seed=o.seed, info=info, channels_last=YES[o.channels_last], compile=YES[o.compile],
-          tensorboard=o.tensorboard)  # fmt: skip
+    train(
+        as_eps_model(model, schedule, o.predict),
+        schedule,
+        images,
+        labels,
+        objective=objective,
+        steps=o.steps,
+        batch_size=o.batch_size,
+        lr=lr,
+        warmup=warmup,
+        decay=o.decay,
+        ema=o.ema,
+        flip=FLIP.get(o.data.partition(":")[0], True) if o.flip is None else o.flip,
+        device=o.device,
+        precision=o.precision,
+        out=o.out,
+        resume=o.resume,
+        save_every=o.save_every,
+        seed=o.seed,
+        info=info,
+        channels_last=YES[o.channels_last],
+        compile=YES[o.compile],
+        tensorboard=o.tensorboard,
+    )
     if distributed.rank() == 0:
-        print(f"{o.out}: trained for {o.steps} steps; now: ddpm sample {o.out} -n 64 --out samples.png")
+        print(
+            f"{o.out}: trained for {o.steps} steps; now: ddpm sample {o.out} -n 64 --out samples.png"
+        )
     return 0
 
 
 def _begin_with(model: UNet, checkpoint: Checkpoint) -> dict[str, Any]:
     """Take over the weights; returns what the new run's checkpoints will say about it."""
     try:
-        network: Any = checkpoint.model.network if isinstance(checkpoint.model, EpsModel) else checkpoint.model
+        network: Any = (
+            checkpoint.model.network
+            if isinstance(checkpoint.model, EpsModel)
+            else checkpoint.model
+        )
         model.load_state_dict(network.state_dict())
     except RuntimeError as error:
-        raise ValueError(f"--init {checkpoint.path}: its network has other sizes, {getattr(checkpoint.model, 'config', {})}; wanted those of the "
-                         f"new one, {model.config}; the two may differ in groups and dropout only") from error  # fmt: skip
+        raise ValueError(
+            f"--init {checkpoint.path}: its network has other sizes, {getattr(checkpoint.model, 'config', {})}; wanted those of the "
+            f"new one, {model.config}; the two may differ in groups and dropout only"
+        ) from error
     weights = (checkpoint.path / "weights.safetensors").read_bytes()
-    return {"step": checkpoint.step, "groups": getattr(checkpoint.model, "config", {}).get("groups"), "training": checkpoint.info.get("training"),
-            "seconds": checkpoint.info.get("seconds"), "weights_sha256": hashlib.sha256(weights).hexdigest()}  # fmt: skip
+    return {
+        "step": checkpoint.step,
+        "groups": getattr(checkpoint.model, "config", {}).get("groups"),
+        "training": checkpoint.info.get("training"),
+        "seconds": checkpoint.info.get("seconds"),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
 
 
 def _sample_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("checkpoint", type=Path, help="folder of a run, or of one checkpoint")
+    p.add_argument(
+        "checkpoint", type=Path, help="folder of a run, or of one checkpoint"
+    )
     p.add_argument("-n", type=int, default=64, help="number of images")
-    p.add_argument("--out", type=Path, required=True, help="picture to write, all images in a grid (.png)")
+    p.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="picture to write, all images in a grid (.png)",
+    )
     p.add_argument("--columns", type=int, default=8, help="images in a row of the grid")
-    p.add_argument("--steps", type=int, default=None, help="reverse steps (default: all T)")
+    p.add_argument(
+        "--steps", type=int, default=None, help="reverse steps (default: all T)"
+    )
     p.add_argument("--sampler", choices=["ddpm", "ddim", "dpm"], default="ddpm")
-    p.add_argument("--variance", choices=["beta", "beta_tilde", "learned"], default=None, help="(default: learned if it was, else beta)")
-    p.add_argument("--no-clip", action="store_true", help="do not clamp x0_hat to [-1, 1]")
-    p.add_argument("--labels", nargs="+", default=None, help="class names or numbers, dealt out in turn (default: all classes, in order)")
-    p.add_argument("--guidance", type=float, default=0.0, help="exaggerate the labels by this much")
-    p.add_argument("--batch-size", type=int, default=64, help="images at a time; does not change them")
-    p.add_argument("--seed", type=int, default=0, help="image i depends on the seed and i only")
+    p.add_argument(
+        "--variance",
+        choices=["beta", "beta_tilde", "learned"],
+        default=None,
+        help="(default: learned if it was, else beta)",
+    )
+    p.add_argument(
+        "--no-clip", action="store_true", help="do not clamp x0_hat to [-1, 1]"
+    )
+    p.add_argument(
+        "--labels",
+        nargs="+",
+        default=None,
+        help="class names or numbers, dealt out in turn (default: all classes, in order)",
+    )
+    p.add_argument(
+        "--guidance", type=float, default=0.0, help="exaggerate the labels by this much"
+    )
+    p.add_argument(
+        "--batch-size",
+        type=int,
+        default=64,
+        help="images at a time; does not change them",
+    )
+    p.add_argument(
+        "--seed", type=int, default=0, help="image i depends on the seed and i only"
+    )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    p.add_argument("--precision", default="auto", help="auto (the fastest on the device), float32, bfloat16, float16")
-    p.add_argument("--compile", action="store_true", help="torch.compile the network: minutes at first, earned back by many images")
+    p.add_argument(
+        "--precision",
+        default="auto",
+        help="auto (the fastest on the device), float32, bfloat16, float16",
+    )
+    p.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile the network: minutes at first, earned back by many images",
+    )
 
 
 def _sample(o: argparse.Namespace) -> int:
     from PIL import Image
 
     if o.n < 1 or o.columns < 1 or o.batch_size < 1:
-        raise ValueError(f"-n {o.n} --columns {o.columns} --batch-size {o.batch_size}; wanted at least 1 of each")
+        raise ValueError(
+            f"-n {o.n} --columns {o.columns} --batch-size {o.batch_size}; wanted at least 1 of each"
+        )
     if o.out.suffix.lower() != ".png":
         raise ValueError(f"--out {o.out}; wanted a file name that ends in .png")
     checkpoint = load_checkpoint(o.checkpoint, device=choose_device(o.device))
     model: Any = checkpoint.model
     channels, side = model.config["channels"], model.config["image_size"]
-    variance = o.variance or ("learned" if model.config.get("learn_variance") else "beta")
+    variance = o.variance or (
+        "learned" if model.config.get("learn_variance") else "beta"
+    )
     if distributed.rank() == 0:
         claim(o.out)
     labels = _labels(o.labels, checkpoint.info.get("classes"), model.classes, o.n)
-    mine, images = distributed.shard(o.n), [torch.empty(0, channels, side, side, dtype=torch.uint8)]
+    mine, images = (
+        distributed.shard(o.n),
+        [torch.empty(0, channels, side, side, dtype=torch.uint8)],
+    )
     for first in range(mine.start, mine.stop, o.batch_size):
         chosen = range(first, min(first + o.batch_size, mine.stop))
-        x = sample(model, checkpoint.schedule, (len(chosen), channels, side, side), steps=o.steps, sampler=o.sampler, variance=variance,
-                   clip_x0=not o.no_clip, generator=[torch.Generator().manual_seed(mix(o.seed, "image", i)) for i in chosen],
-                   labels=None if labels is None else labels[first : chosen[-1] + 1], guidance=o.guidance, precision=o.precision,
-                   compile=o.compile, progress=distributed.rank() == 0)  # fmt: skip
+        x = sample(
+            model,
+            checkpoint.schedule,
+            (len(chosen), channels, side, side),
+            steps=o.steps,
+            sampler=o.sampler,
+            variance=variance,
+            clip_x0=not o.no_clip,
+            generator=[
+                torch.Generator().manual_seed(mix(o.seed, "image", i)) for i in chosen
+            ],
+            labels=None if labels is None else labels[first : chosen[-1] + 1],
+            guidance=o.guidance,
+            precision=o.precision,
+            compile=o.compile,
+            progress=distributed.rank() == 0,
+        )
         images.append(to_uint8(x).cpu())
     drawn = distributed.gather(torch.cat(images))
     if distributed.rank() > 0:
@@ -201,38 +497,90 @@ def _sample(o: argparse.Namespace) -> int:
     return 0
 
 
-def _labels(asked: list[str] | None, names: list[str] | None, classes: int | None, n: int) -> torch.Tensor | None:
+def _labels(
+    asked: list[str] | None, names: list[str] | None, classes: int | None, n: int
+) -> torch.Tensor | None:
     """Labels for n images: those asked for in turn, or all classes in order, or None for a network without classes."""
     if classes is None:
         if asked:
-            raise ValueError("--labels was given, but the network was trained without labels")
+            raise ValueError(
+                "--labels was given, but the network was trained without labels"
+            )
         return None
     if asked is None:
         return torch.arange(n) * classes // n
-    numbers = {str(i): i for i in range(classes)} | {name.lower(): i for i, name in enumerate(names or [])}
+    numbers = {str(i): i for i in range(classes)} | {
+        name.lower(): i for i, name in enumerate(names or [])
+    }
     if unknown := [a for a in asked if a.lower() not in numbers]:
-        raise ValueError(f"unknown label {unknown[0]!r}; wanted 0 to {classes - 1}" + (f" or {', '.join(names)}" if names else ""))
+        raise ValueError(
+            f"unknown label {unknown[0]!r}; wanted 0 to {classes - 1}"
+            + (f" or {', '.join(names)}" if names else "")
+        )
     return torch.tensor([numbers[asked[i % len(asked)].lower()] for i in range(n)])
 
 
 def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("checkpoint", type=Path, help="folder of a run, or of one checkpoint")
-    p.add_argument("--data", default=None, help="as for ddpm train (default: the data it was trained on)")
-    p.add_argument("--unseen", default=None, help="data that it has not seen (default: the test split of --data)")
+    p.add_argument(
+        "checkpoint", type=Path, help="folder of a run, or of one checkpoint"
+    )
+    p.add_argument(
+        "--data",
+        default=None,
+        help="as for ddpm train (default: the data it was trained on)",
+    )
+    p.add_argument(
+        "--unseen",
+        default=None,
+        help="data that it has not seen (default: the test split of --data)",
+    )
     p.add_argument("-n", type=int, default=2000, help="number of samples")
-    p.add_argument("--steps", type=int, default=None, help="reverse steps (default: all T)")
+    p.add_argument(
+        "--steps", type=int, default=None, help="reverse steps (default: all T)"
+    )
     p.add_argument("--sampler", choices=["ddpm", "ddim", "dpm"], default="ddpm")
-    p.add_argument("--variance", choices=["beta", "beta_tilde", "learned"], default=None, help="(default: learned if it was, else beta)")
-    p.add_argument("--guidance", type=float, default=0.0, help="exaggerate the labels by this much")
-    p.add_argument("--features", choices=["auto", "fashion", "inception", "none"], default="auto",
-                   help="network to judge the samples with; none: draw none (auto: fashion for fashion-mnist, else inception)")  # fmt: skip
-    p.add_argument("--bound", type=int, default=0, metavar="IMAGES", help="test images, and as many training images, whose bits/dim to measure; 0: skip it")
-    p.add_argument("--evaluations", type=int, default=None, help="of the network for each of them, for an estimate, such as 20 (default: T, all terms)")
+    p.add_argument(
+        "--variance",
+        choices=["beta", "beta_tilde", "learned"],
+        default=None,
+        help="(default: learned if it was, else beta)",
+    )
+    p.add_argument(
+        "--guidance", type=float, default=0.0, help="exaggerate the labels by this much"
+    )
+    p.add_argument(
+        "--features",
+        choices=["auto", "fashion", "inception", "none"],
+        default="auto",
+        help="network to judge the samples with; none: draw none (auto: fashion for fashion-mnist, else inception)",
+    )
+    p.add_argument(
+        "--bound",
+        type=int,
+        default=0,
+        metavar="IMAGES",
+        help="test images, and as many training images, whose bits/dim to measure; 0: skip it",
+    )
+    p.add_argument(
+        "--evaluations",
+        type=int,
+        default=None,
+        help="of the network for each of them, for an estimate, such as 20 (default: T, all terms)",
+    )
     p.add_argument("--batch-size", type=int, default=64, help="images at a time")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    p.add_argument("--out", type=Path, default=None, help="file for the results (.json; default: evaluation.json in the folder of the run)")
-    p.add_argument("--keep-samples", action="store_true", help="keep the samples beside --out (.npz, .png); after a stop, the same command goes on from them")
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        help="file for the results (.json; default: evaluation.json in the folder of the run)",
+    )
+    p.add_argument(
+        "--keep-samples",
+        action="store_true",
+        help="keep the samples beside --out (.npz, .png); after a stop, the same command goes on from them",
+    )
 
 
 def _evaluate(o: argparse.Namespace) -> int:
@@ -245,51 +593,137 @@ def _evaluate(o: argparse.Namespace) -> int:
         claim(out)
     how = Sampling(o.n, o.steps, o.sampler, o.variance, o.guidance, o.seed)
     try:
-        result = evaluate(o.checkpoint, how, data=o.data, unseen=o.unseen, features=o.features, bound=o.bound, evaluations=o.evaluations,
-                          batch_size=o.batch_size, device=o.device, keep=keep)  # fmt: skip
+        result = evaluate(
+            o.checkpoint,
+            how,
+            data=o.data,
+            unseen=o.unseen,
+            features=o.features,
+            bound=o.bound,
+            evaluations=o.evaluations,
+            batch_size=o.batch_size,
+            device=o.device,
+            keep=keep,
+        )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; the same command goes on from the samples in {keep}" if keep else "stopped") from None
+        raise KeyboardInterrupt(
+            f"stopped; the same command goes on from the samples in {keep}"
+            if keep
+            else "stopped"
+        ) from None
     if distributed.rank() > 0:
         return 0
     print(table(result))
     write_json({"command": o.typed, **result}, out)
-    print(f"{out}: written" + (f"; the samples are in {keep} and {keep.with_suffix('.png')}" if keep else ""))
+    print(
+        f"{out}: written"
+        + (
+            f"; the samples are in {keep} and {keep.with_suffix('.png')}"
+            if keep
+            else ""
+        )
+    )
     return 0
 
 
 def _encode_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("checkpoint", type=Path, help="folder of a run, or of one checkpoint; to decode the file one needs the same")
-    p.add_argument("--data", required=True, help="the pictures, as for ddpm train: folder:<path>, fashion-mnist, ...")
-    p.add_argument("--split", choices=["train", "test"], default="test", help="of a data set that has two; a folder has none")
-    p.add_argument("-n", type=int, default=None, help="number of pictures, the first ones (default: all)")
+    p.add_argument(
+        "checkpoint",
+        type=Path,
+        help="folder of a run, or of one checkpoint; to decode the file one needs the same",
+    )
+    p.add_argument(
+        "--data",
+        required=True,
+        help="the pictures, as for ddpm train: folder:<path>, fashion-mnist, ...",
+    )
+    p.add_argument(
+        "--split",
+        choices=["train", "test"],
+        default="test",
+        help="of a data set that has two; a folder has none",
+    )
+    p.add_argument(
+        "-n",
+        type=int,
+        default=None,
+        help="number of pictures, the first ones (default: all)",
+    )
     p.add_argument("--out", type=Path, required=True, help="file to write")
-    p.add_argument("--t", type=int, default=None, help="where the steps stop: 1, ..., T, in even ratios (default: about 40, with --lossy 1)")
-    p.add_argument("--lossy", action="store_true", help="send no more than x_t: the receiver shows the network's guess of the picture, Eq. (15)")
+    p.add_argument(
+        "--t",
+        type=int,
+        default=None,
+        help="where the steps stop: 1, ..., T, in even ratios (default: about 40, with --lossy 1)",
+    )
+    p.add_argument(
+        "--lossy",
+        action="store_true",
+        help="send no more than x_t: the receiver shows the network's guess of the picture, Eq. (15)",
+    )
     p.add_argument("--steps", type=int, default=24, help="from T to 1")
-    p.add_argument("--bits", type=int, default=16, help="one more shortens the file, and doubles the work of encoding")
-    p.add_argument("--seed", type=int, default=0, help="of the noise that both sides make")
+    p.add_argument(
+        "--bits",
+        type=int,
+        default=16,
+        help="one more shortens the file, and doubles the work of encoding",
+    )
+    p.add_argument(
+        "--seed", type=int, default=0, help="of the noise that both sides make"
+    )
 
 
 def _encode(o: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(o.checkpoint)
     config: Any = getattr(checkpoint.model, "config", {})
-    images, _ = load_images(o.data, o.split, **({"size": config.get("image_size")} if o.data.startswith(("folder:", "hub:")) else {}))
+    images, _ = load_images(
+        o.data,
+        o.split,
+        **(
+            {"size": config.get("image_size")}
+            if o.data.startswith(("folder:", "hub:"))
+            else {}
+        ),
+    )
     if o.n is not None and not 1 <= o.n <= len(images):
-        raise ValueError(f"-n {o.n}; wanted from 1 to the {len(images)} pictures of {o.data}")
+        raise ValueError(
+            f"-n {o.n}; wanted from 1 to the {len(images)} pictures of {o.data}"
+        )
     claim(o.out)
-    data = encode(checkpoint.model, checkpoint.schedule, images[: o.n], t=o.t, lossless=not o.lossy, steps=o.steps, bits=o.bits, seed=o.seed, progress=True)
+    data = encode(
+        checkpoint.model,
+        checkpoint.schedule,
+        images[: o.n],
+        t=o.t,
+        lossless=not o.lossy,
+        steps=o.steps,
+        bits=o.bits,
+        seed=o.seed,
+        progress=True,
+    )
     with beside(o.out) as partial:
         partial.write_bytes(data)
     about = read_header(data)
-    print(f"{o.out}: {about.shape[0]} pictures in {len(data)} bytes, {'lossless' if about.lossless else 'lossy'} at t = {about.t}; "
-          f"now: ddpm decode {o.checkpoint} {o.out} --out pictures")  # fmt: skip
+    print(
+        f"{o.out}: {about.shape[0]} pictures in {len(data)} bytes, {'lossless' if about.lossless else 'lossy'} at t = {about.t}; "
+        f"now: ddpm decode {o.checkpoint} {o.out} --out pictures"
+    )
     return 0
 
 
 def _decode_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("checkpoint", type=Path, help="folder of the run or the checkpoint that the file was encoded with")
+    p.add_argument(
+        "checkpoint",
+        type=Path,
+        help="folder of the run or the checkpoint that the file was encoded with",
+    )
     p.add_argument("file", type=Path, help="file that ddpm encode wrote")
-    p.add_argument("--out", type=Path, required=True, help="folder for the pictures, 00000.png, 00001.png, ...; must not exist, or be empty")
+    p.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for the pictures, 00000.png, 00001.png, ...; must not exist, or be empty",
+    )
 
 
 def _decode(o: argparse.Namespace) -> int:
@@ -298,7 +732,9 @@ def _decode(o: argparse.Namespace) -> int:
     data = o.file.read_bytes()
     read_header(data)  # a foreign file is refused before a network is loaded
     if o.out.exists() and (not o.out.is_dir() or any(o.out.iterdir())):
-        raise ValueError(f"--out {o.out} is there and not an empty folder; wanted a new one, so that nothing is overwritten")
+        raise ValueError(
+            f"--out {o.out} is there and not an empty folder; wanted a new one, so that nothing is overwritten"
+        )
     checkpoint = load_checkpoint(o.checkpoint)
     images = decode(checkpoint.model, checkpoint.schedule, data, progress=True)
     o.out.mkdir(parents=True, exist_ok=True)

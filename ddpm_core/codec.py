@@ -39,11 +39,17 @@ from .schedule import Schedule
 
 Array = np.ndarray[Any, Any]
 
-MAGIC, HEADER = b"DDPMC1", "<8sBBBHIIBHHI"  # fingerprint, steps, bits, lossless, t, seed; images, C, H, W; checksum of the pictures
+MAGIC, HEADER = (
+    b"DDPMC1",
+    "<8sBBBHIIBHHI",
+)  # fingerprint, steps, bits, lossless, t, seed; images, C, H, W; checksum of the pictures
 LEVELS = 96  # of m = 4 * 2^(-level / 4)
 FIRST_LEVEL = 6  # before the first, which is mostly 8: m = 1, that of an empty picture
 SIGMAS = 128  # of sigma = 128 * 2^(-level / 16) grey levels, for Eq. (13)
-BITS = (6, 20)  # noise pictures a step, as a power of two: from one block to what a patient sender makes
+BITS = (
+    6,
+    20,
+)  # noise pictures a step, as a power of two: from one block to what a patient sender makes
 BLOCK = 16  # noise pictures made from one seed
 OCTAVES = 48
 
@@ -51,8 +57,13 @@ OCTAVES = 48
 # ---------------------------------------------------------------------------------------------------- one number, exactly
 
 
-def choose(log_w: Callable[[Array], Array], draws: Callable[[int], Array], rng: np.random.Generator, log_w_max: float = math.inf,
-           limit: int = 2**24) -> tuple[int, bool]:  # fmt: skip
+def choose(
+    log_w: Callable[[Array], Array],
+    draws: Callable[[int], Array],
+    rng: np.random.Generator,
+    log_w_max: float = math.inf,
+    limit: int = 2**24,
+) -> tuple[int, bool]:
     """K = argmin_k T_k / w(y_k) with w = q / p, y_k independent draws from p, T_k the arrivals of a Poisson process of rate 1.
 
     Then y_K ~ q exactly, and E log2 K <= KL(q || p) + 1 bits. Only the sender needs w and T; the receiver makes y_K, given K.
@@ -80,14 +91,19 @@ def choose(log_w: Callable[[Array], Array], draws: Callable[[int], Array], rng: 
 def log_ratio(z: Array, shift: Array, var_q: float, var_p: float) -> Array:
     """log q(x) / p(x) at x = mean_p + sqrt(var_p) z, with shift = mean_q - mean_p: (..., D), (D,) -> (...), nats."""
     x = math.sqrt(var_p) * z - shift
-    answer: Array = (z * z / 2 - x * x / (2 * var_q)).sum(-1) + z.shape[-1] * math.log(var_p / var_q) / 2
+    answer: Array = (z * z / 2 - x * x / (2 * var_q)).sum(-1) + z.shape[-1] * math.log(
+        var_p / var_q
+    ) / 2
     return answer
 
 
 def largest_log_ratio(shift: Array, var_q: float, var_p: float) -> float:
     """The supremum of `log_ratio`: infinite unless var_q < var_p, or both laws are the same."""
     if var_q < var_p:
-        return float(len(shift) * math.log(var_p / var_q) / 2 + (shift * shift).sum() / (2 * (var_p - var_q)))
+        return float(
+            len(shift) * math.log(var_p / var_q) / 2
+            + (shift * shift).sum() / (2 * (var_p - var_q))
+        )
     return 0.0 if var_q == var_p and not shift.any() else math.inf
 
 
@@ -100,13 +116,18 @@ def put(coder: Any, number: int, bits: float) -> None:
     coder.encode(octave, _categorical(_octaves(bits)))
     rest = number - (1 << octave)
     for low in range(0, octave, 16):
-        coder.encode(rest >> low & 0xFFFF, _stream().model.Uniform(1 << min(16, octave - low)))
+        coder.encode(
+            rest >> low & 0xFFFF, _stream().model.Uniform(1 << min(16, octave - low))
+        )
 
 
 def take(coder: Any, bits: float) -> int:
     """The number that `put` appended."""
     octave = int(coder.decode(_categorical(_octaves(bits))))
-    return (1 << octave) + sum(int(coder.decode(_stream().model.Uniform(1 << min(16, octave - low)))) << low for low in range(0, octave, 16))
+    return (1 << octave) + sum(
+        int(coder.decode(_stream().model.Uniform(1 << min(16, octave - low)))) << low
+        for low in range(0, octave, 16)
+    )
 
 
 def _octaves(bits: float) -> Array:
@@ -137,20 +158,30 @@ class Party:
     def __post_init__(self) -> None:
         self.times = coding_times(self.schedule.T, self.steps)
         alpha_bar = self.schedule.alpha_bar[self.times]
-        self.few = Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])  # visits these times only; its step i leads from times[i] to times[i - 1]
+        self.few = Schedule(
+            1 - alpha_bar[1:] / alpha_bar[:-1]
+        )  # visits these times only; its step i leads from times[i] to times[i - 1]
 
     def look(self, x: Tensor, i: int) -> Tensor:
         """x0_hat of Eq. (15) at times[i], clipped; pictures a few at a time, which is fastest in float64."""
         looks = []
         for part in x.split(4):
             t = torch.full((len(part),), self.times[i])
-            looks.append(predict_x0(self.schedule, part, self.times[i], self.model(part, t)).clamp(-1, 1))
+            looks.append(
+                predict_x0(
+                    self.schedule, part, self.times[i], self.model(part, t)
+                ).clamp(-1, 1)
+            )
         return torch.cat(looks)
 
     def step(self, i: int, level: int) -> tuple[float, float, int, float]:
         """From times[i] to times[i - 1], for a picture of this level: var_q, var_p, the number of patches, bits for each of them."""
         var_q = float(self.few.beta_tilde[i])
-        weight = float(self.few.alpha_bar[i - 1].sqrt() * self.few.beta[i] / (1 - self.few.alpha_bar[i]))  # of x_0 in Eq. (7)
+        weight = float(
+            self.few.alpha_bar[i - 1].sqrt()
+            * self.few.beta[i]
+            / (1 - self.few.alpha_bar[i])
+        )  # of x_0 in Eq. (7)
         var_p = var_q + weight**2 * 4 * 2 ** (-level / 4)
         total = self.D * math.log2(var_p / var_q) / 2  # the KL, if m is right
         patches = min(max(1, math.ceil(total / max(self.bits - 5, 1))), self.D)
@@ -162,20 +193,37 @@ class Party:
 
     def noise(self, i: int, block: int) -> Array:
         """BLOCK pictures of standard normal noise, (BLOCK, D): the draws that step i can be made of, the same for all images of a file."""
-        return self._rng(i, 1 + block).standard_normal((BLOCK, self.D), dtype=np.float32)
+        return self._rng(i, 1 + block).standard_normal(
+            (BLOCK, self.D), dtype=np.float32
+        )
 
     def noise_of(self, i: int, numbers: list[int]) -> Array:
         """The noise of a picture whose patches name these noise pictures, from 1 on; (D,) float64."""
         z = np.empty(self.D)
         for pixels, number in zip(self.patches(i, len(numbers)), numbers):
-            z[pixels] = self.noise(i, (number - 1) // BLOCK)[(number - 1) % BLOCK, pixels]
+            z[pixels] = self.noise(i, (number - 1) // BLOCK)[
+                (number - 1) % BLOCK, pixels
+            ]
         return z
 
-    def arrive(self, i: int, x: Tensor | None, looks: Tensor | None, levels: Sequence[int], numbers: list[list[int]], shape: Sequence[int]) -> Tensor:
+    def arrive(
+        self,
+        i: int,
+        x: Tensor | None,
+        looks: Tensor | None,
+        levels: Sequence[int],
+        numbers: list[list[int]],
+        shape: Sequence[int],
+    ) -> Tensor:
         """x_{t-1} = mu_theta + sigma_t z; with i = len(times) it is x_T = z."""
-        z = torch.from_numpy(np.stack([self.noise_of(i, chosen) for chosen in numbers])).view(-1, *shape)
+        z = torch.from_numpy(
+            np.stack([self.noise_of(i, chosen) for chosen in numbers])
+        ).view(-1, *shape)
         if x is not None and looks is not None:
-            sigma = torch.tensor([math.sqrt(self.step(i, level)[1]) for level in levels], dtype=torch.float64).view(-1, 1, 1, 1)
+            sigma = torch.tensor(
+                [math.sqrt(self.step(i, level)[1]) for level in levels],
+                dtype=torch.float64,
+            ).view(-1, 1, 1, 1)
             z = q_posterior(self.few, looks, x, i)[0] + sigma * z
         return z
 
@@ -193,7 +241,14 @@ def grey_probabilities(looks: Tensor, level: int) -> Array:
     border = torch.arange(-last, last + 1, dtype=torch.float64) / 16
     table = (torch.special.ndtr(border / sigma) * 2**22).round().numpy()
     mean = ((looks.flatten() + 1) * 127.5 * 16).round().long().numpy()
-    below = np.concatenate([np.zeros((len(mean), 1)), table[16 * np.arange(255) + 8 - mean[:, None] + last], np.full((len(mean), 1), 2.0**22)], axis=1)
+    below = np.concatenate(
+        [
+            np.zeros((len(mean), 1)),
+            table[16 * np.arange(255) + 8 - mean[:, None] + last],
+            np.full((len(mean), 1), 2.0**22),
+        ],
+        axis=1,
+    )
     return np.diff(below, axis=1) + 1  # none is impossible
 
 
@@ -206,8 +261,18 @@ def _level_law(before: int) -> Array:
 # ----------------------------------------------------------------------------------------------------------------- sending
 
 
-def encode(model: nn.Module, schedule: Schedule, images: Tensor, *, t: int | None = None, lossless: bool = True, steps: int = 24, bits: int = 16,
-           seed: int = 0, progress: bool = False) -> bytes:  # fmt: skip
+def encode(
+    model: nn.Module,
+    schedule: Schedule,
+    images: Tensor,
+    *,
+    t: int | None = None,
+    lossless: bool = True,
+    steps: int = 24,
+    bits: int = 16,
+    seed: int = 0,
+    progress: bool = False,
+) -> bytes:
     """Algorithm 3: images to a file that `decode` turns back.
 
     images    uint8 (B, C, H, W), of the size that the network draws
@@ -220,26 +285,71 @@ def encode(model: nn.Module, schedule: Schedule, images: Tensor, *, t: int | Non
     Raises TypeError or ValueError for arguments that do not fit, FileNotFoundError where `constriction` is missing.
     """
     if t is None:
-        t = min(coding_times(schedule.T, steps)[1:], key=lambda visited: abs(visited - 40)) if lossless else 1
-    return encode_all(model, schedule, images, [(t, lossless)], steps=steps, bits=bits, seed=seed, progress=progress)[0]
+        t = (
+            min(
+                coding_times(schedule.T, steps)[1:],
+                key=lambda visited: abs(visited - 40),
+            )
+            if lossless
+            else 1
+        )
+    return encode_all(
+        model,
+        schedule,
+        images,
+        [(t, lossless)],
+        steps=steps,
+        bits=bits,
+        seed=seed,
+        progress=progress,
+    )[0]
 
 
 @torch.no_grad()
-def encode_all(model: nn.Module, schedule: Schedule, images: Tensor, stops: Sequence[tuple[int, bool]], *, steps: int = 24, bits: int = 16,
-               seed: int = 0, progress: bool = False) -> list[bytes]:  # fmt: skip
+def encode_all(
+    model: nn.Module,
+    schedule: Schedule,
+    images: Tensor,
+    stops: Sequence[tuple[int, bool]],
+    *,
+    steps: int = 24,
+    bits: int = 16,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[bytes]:
     """A file for each (t, lossless) of `stops`, as `encode` would make it, from one walk down the steps. Arguments as there."""
     from tqdm.auto import tqdm
 
     times = coding_times(schedule.T, steps)
     _check(model, images, times, stops, bits, seed)
     x0, shape = to_model_range(images).double(), images.shape[1:]
-    party, mark = Party(_in_float64(model), schedule, x0[0].numel(), steps, bits, seed), fingerprint(model, schedule)
+    party, mark = (
+        Party(_in_float64(model), schedule, x0[0].numel(), steps, bits, seed),
+        fingerprint(model, schedule),
+    )
     coders: list[Any] = [_stream().queue.RangeEncoder() for _ in images]
     files: dict[tuple[int, bool], bytes] = {}
-    alpha_bar, lowest = float(schedule.alpha_bar[-1]), min(times.index(t) for t, _ in stops)
+    alpha_bar, lowest = (
+        float(schedule.alpha_bar[-1]),
+        min(times.index(t) for t, _ in stops),
+    )
 
-    with evaluating(party.model), tqdm(total=len(times) - lowest, unit="step", desc="sending", disable=not progress, dynamic_ncols=True) as bar:
-        numbers = _search(party, len(times), math.sqrt(alpha_bar) * x0.flatten(1).numpy(), [(1 - alpha_bar, 1.0, 1)] * len(x0))
+    with (
+        evaluating(party.model),
+        tqdm(
+            total=len(times) - lowest,
+            unit="step",
+            desc="sending",
+            disable=not progress,
+            dynamic_ncols=True,
+        ) as bar,
+    ):
+        numbers = _search(
+            party,
+            len(times),
+            math.sqrt(alpha_bar) * x0.flatten(1).numpy(),
+            [(1 - alpha_bar, 1.0, 1)] * len(x0),
+        )
         for coder, chosen in zip(coders, numbers):
             put(coder, chosen[0], 0.0)  # L_T: next to nothing, in one patch
         x = party.arrive(len(times), None, None, [], numbers, shape)
@@ -249,15 +359,30 @@ def encode_all(model: nn.Module, schedule: Schedule, images: Tensor, stops: Sequ
             looks = party.look(x, i)
             for t, lossless in stops:
                 if t == times[i]:
-                    files[t, lossless] = _file(party, mark, t, lossless, images, looks, coders)
+                    files[t, lossless] = _file(
+                        party, mark, t, lossless, images, looks, coders
+                    )
             if i == lowest:
                 break
             error = (x0 - looks).square().flatten(1).mean(1)
-            now = (-4 * (error / 4).clamp(min=1e-12).log2()).round().clamp(0, LEVELS - 1).long().tolist()
+            now = (
+                (-4 * (error / 4).clamp(min=1e-12).log2())
+                .round()
+                .clamp(0, LEVELS - 1)
+                .long()
+                .tolist()
+            )
             kinds = [party.step(i, level) for level in now]
             means = [q_posterior(party.few, start, x, i)[0] for start in (x0, looks)]
-            numbers = _search(party, i, (means[0] - means[1]).flatten(1).numpy(), [kind[:3] for kind in kinds])
-            for coder, level, before, chosen, kind in zip(coders, now, levels, numbers, kinds):
+            numbers = _search(
+                party,
+                i,
+                (means[0] - means[1]).flatten(1).numpy(),
+                [kind[:3] for kind in kinds],
+            )
+            for coder, level, before, chosen, kind in zip(
+                coders, now, levels, numbers, kinds
+            ):
                 coder.encode(level, _categorical(_level_law(before)))
                 for number in chosen:
                     put(coder, number, kind[3])
@@ -266,33 +391,80 @@ def encode_all(model: nn.Module, schedule: Schedule, images: Tensor, stops: Sequ
     return [files[stop] for stop in stops]
 
 
-def _search(party: Party, i: int, shift: Array, kinds: list[tuple[float, float, int]]) -> list[list[int]]:
+def _search(
+    party: Party, i: int, shift: Array, kinds: list[tuple[float, float, int]]
+) -> list[list[int]]:
     """What `choose` would name for every patch of every picture, among the first 2^bits draws: one matrix product for many pictures.
 
     shift  (B, D) mean_q - mean_p            kinds  var_q, var_p, number of patches, for each picture
     Of log_ratio only what depends on z matters: (var_p / var_q - 1) |z|^2 / 2 and - sqrt(var_p) / var_q z . shift, in T / w.
     """
-    groups = {n: [b for b, kind in enumerate(kinds) if kind[2] == n] for n in {kind[2] for kind in kinds}}
+    groups = {
+        n: [b for b, kind in enumerate(kinds) if kind[2] == n]
+        for n in {kind[2] for kind in kinds}
+    }
     best = [np.full(kind[2], np.inf, dtype=np.float32) for kind in kinds]
     index = [np.zeros(kind[2], dtype=int) for kind in kinds]
     pixels = {n: party.patches(i, n) for n in groups}
-    weights = {(n, j): np.stack([np.append(-math.sqrt(kinds[b][1]) / kinds[b][0] * shift[b, where], [(kinds[b][1] / kinds[b][0] - 1) / 2, 1.0]) for b in group])
-               .astype(np.float32) for n, group in groups.items() for j, where in enumerate(pixels[n])}  # fmt: skip
-    clocks = [party._rng(i, 2**31 + j) for j in range(max(groups))]  # T of each patch; the receiver has no need of them
+    weights = {
+        (n, j): np.stack(
+            [
+                np.append(
+                    -math.sqrt(kinds[b][1]) / kinds[b][0] * shift[b, where],
+                    [(kinds[b][1] / kinds[b][0] - 1) / 2, 1.0],
+                )
+                for b in group
+            ]
+        ).astype(np.float32)
+        for n, group in groups.items()
+        for j, where in enumerate(pixels[n])
+    }
+    clocks = [
+        party._rng(i, 2**31 + j) for j in range(max(groups))
+    ]  # T of each patch; the receiver has no need of them
     arrivals = [np.zeros(1) for _ in clocks]
     for first in range(0, 2**party.bits, 128 * BLOCK):
-        z = np.concatenate([party.noise(i, block) for block in range(first // BLOCK, min(first + 128 * BLOCK, 2**party.bits) // BLOCK)])
-        arrivals = [arrival[-1] + clock.exponential(size=len(z)).cumsum() for arrival, clock in zip(arrivals, clocks)]
+        z = np.concatenate(
+            [
+                party.noise(i, block)
+                for block in range(
+                    first // BLOCK, min(first + 128 * BLOCK, 2**party.bits) // BLOCK
+                )
+            ]
+        )
+        arrivals = [
+            arrival[-1] + clock.exponential(size=len(z)).cumsum()
+            for arrival, clock in zip(arrivals, clocks)
+        ]
         for (n, j), weight in weights.items():
             patch = z[:, pixels[n][j]]
-            score = weight @ np.concatenate([patch, (patch * patch).sum(1, keepdims=True), np.log(arrivals[j])[:, None]], axis=1, dtype=np.float32).T
+            score = (
+                weight
+                @ np.concatenate(
+                    [
+                        patch,
+                        (patch * patch).sum(1, keepdims=True),
+                        np.log(arrivals[j])[:, None],
+                    ],
+                    axis=1,
+                    dtype=np.float32,
+                ).T
+            )
             for b, k, value in zip(groups[n], score.argmin(1), score.min(1)):
                 if value < best[b][j]:
                     best[b][j], index[b][j] = value, first + k + 1
     return [row.tolist() for row in index]
 
 
-def _file(party: Party, mark: bytes, t: int, lossless: bool, images: Tensor, looks: Tensor, coders: list[Any]) -> bytes:
+def _file(
+    party: Party,
+    mark: bytes,
+    t: int,
+    lossless: bool,
+    images: Tensor,
+    looks: Tensor,
+    coders: list[Any],
+) -> bytes:
     """The file that stops here: a header, the length of every picture's message, the messages, a checksum."""
     messages = []
     for image, look, coder in zip(images, looks, coders):
@@ -301,14 +473,38 @@ def _file(party: Party, mark: bytes, t: int, lossless: bool, images: Tensor, loo
             sent = image.flatten().numpy().astype(np.int32)
             error = float((image - (look + 1) * 127.5).square().mean().sqrt())
             near = min(max(0, round(-16 * math.log2(max(error, 0.1) / 128))), SIGMAS)
-            tables = {level: grey_probabilities(look, level) for level in range(max(near - 24, 0), min(near + 9, SIGMAS), 4)}
-            level = max(tables, key=lambda level: float(np.log(tables[level][np.arange(len(sent)), sent]).sum()))
+            tables = {
+                level: grey_probabilities(look, level)
+                for level in range(max(near - 24, 0), min(near + 9, SIGMAS), 4)
+            }
+            level = max(
+                tables,
+                key=lambda level: float(
+                    np.log(tables[level][np.arange(len(sent)), sent]).sum()
+                ),
+            )
             coder.encode(level, _stream().model.Uniform(SIGMAS))
-            coder.encode(sent, _stream().model.Categorical(perfect=False), tables[level])
+            coder.encode(
+                sent, _stream().model.Categorical(perfect=False), tables[level]
+            )
         messages.append(coder.get_compressed().astype(">u4").tobytes().rstrip(b"\0"))
     shown = images if lossless else to_uint8(looks)
-    head = MAGIC + struct.pack(HEADER, mark, party.steps, party.bits, lossless, t, party.seed, *images.shape, zlib.crc32(shown.numpy().tobytes()))
-    body = head + b"".join(len(message).to_bytes(3, "little") for message in messages) + b"".join(messages)
+    head = MAGIC + struct.pack(
+        HEADER,
+        mark,
+        party.steps,
+        party.bits,
+        lossless,
+        t,
+        party.seed,
+        *images.shape,
+        zlib.crc32(shown.numpy().tobytes()),
+    )
+    body = (
+        head
+        + b"".join(len(message).to_bytes(3, "little") for message in messages)
+        + b"".join(messages)
+    )
     return body + struct.pack("<I", zlib.crc32(body))
 
 
@@ -331,7 +527,9 @@ class About:
 
 
 @torch.no_grad()
-def decode(model: nn.Module, schedule: Schedule, data: bytes, *, progress: bool = False) -> Tensor:
+def decode(
+    model: nn.Module, schedule: Schedule, data: bytes, *, progress: bool = False
+) -> Tensor:
     """Algorithm 4: the images of a file that `encode` made with the same network: uint8 (B, C, H, W).
 
     Raises ValueError for a file that is truncated, damaged or foreign, was made with another network, or decodes to other pictures than
@@ -342,38 +540,83 @@ def decode(model: nn.Module, schedule: Schedule, data: bytes, *, progress: bool 
     about = read_header(data)
     shape, want = about.shape[1:], _shape(model)
     if about.fingerprint != fingerprint(model, schedule):
-        raise ValueError("the file was made with another network or schedule; wanted the checkpoint that it was encoded with")
+        raise ValueError(
+            "the file was made with another network or schedule; wanted the checkpoint that it was encoded with"
+        )
     if shape != want:
-        raise ValueError(f"the file says that its pictures have shape {shape}, but the network draws {want}; the file is damaged: take another copy")
-    party = Party(_in_float64(model), schedule, math.prod(shape), about.steps, about.bits, about.seed)
+        raise ValueError(
+            f"the file says that its pictures have shape {shape}, but the network draws {want}; the file is damaged: take another copy"
+        )
+    party = Party(
+        _in_float64(model),
+        schedule,
+        math.prod(shape),
+        about.steps,
+        about.bits,
+        about.seed,
+    )
     if about.t not in party.times[1:]:
-        raise ValueError(f"the file says that it stops at t = {about.t}, which is none of its times; it is damaged: take another copy")
+        raise ValueError(
+            f"the file says that it stops at t = {about.t}, which is none of its times; it is damaged: take another copy"
+        )
     stop, steps = party.times.index(about.t), len(party.times)
     padded = [message + bytes(-len(message) % 4) for message in about.messages]
-    coders = [_stream().queue.RangeDecoder(np.frombuffer(message, dtype=">u4").astype(np.uint32)) for message in padded]
+    coders = [
+        _stream().queue.RangeDecoder(
+            np.frombuffer(message, dtype=">u4").astype(np.uint32)
+        )
+        for message in padded
+    ]
     try:
-        with evaluating(party.model), tqdm(total=steps - stop, unit="step", desc="receiving", disable=not progress, dynamic_ncols=True) as bar:
-            x = party.arrive(steps, None, None, [], [[take(coder, 0.0)] for coder in coders], shape)
+        with (
+            evaluating(party.model),
+            tqdm(
+                total=steps - stop,
+                unit="step",
+                desc="receiving",
+                disable=not progress,
+                dynamic_ncols=True,
+            ) as bar,
+        ):
+            x = party.arrive(
+                steps, None, None, [], [[take(coder, 0.0)] for coder in coders], shape
+            )
             levels = [FIRST_LEVEL] * len(coders)
             bar.update()
             for i in range(steps - 1, stop, -1):
-                levels = [int(coder.decode(_categorical(_level_law(before)))) for coder, before in zip(coders, levels)]
+                levels = [
+                    int(coder.decode(_categorical(_level_law(before))))
+                    for coder, before in zip(coders, levels)
+                ]
                 kinds = [party.step(i, level) for level in levels]
-                numbers = [[take(coder, kind[3]) for _ in range(kind[2])] for coder, kind in zip(coders, kinds)]
+                numbers = [
+                    [take(coder, kind[3]) for _ in range(kind[2])]
+                    for coder, kind in zip(coders, kinds)
+                ]
                 x = party.arrive(i, x, party.look(x, i), levels, numbers, shape)
                 bar.update()
             looks = party.look(x, stop)
             images = to_uint8(looks)
             if about.lossless:
                 for image, look, coder in zip(images, looks, coders):
-                    table = grey_probabilities(look, int(coder.decode(_stream().model.Uniform(SIGMAS))))
-                    image.copy_(torch.from_numpy(coder.decode(_stream().model.Categorical(perfect=False), table)).view(shape))
+                    table = grey_probabilities(
+                        look, int(coder.decode(_stream().model.Uniform(SIGMAS)))
+                    )
+                    image.copy_(
+                        torch.from_numpy(
+                            coder.decode(
+                                _stream().model.Categorical(perfect=False), table
+                            )
+                        ).view(shape)
+                    )
         agrees = zlib.crc32(images.numpy().tobytes()) == about.checksum
     except AssertionError:  # constriction: no message of this model reads so
         agrees = False
     if not agrees:
-        raise ValueError("the file is whole, but decodes to other pictures than were sent: this machine's torch or numpy computes differently from the "
-                         "sender's; decode it with the versions that it was encoded with")  # fmt: skip
+        raise ValueError(
+            "the file is whole, but decodes to other pictures than were sent: this machine's torch or numpy computes differently from the "
+            "sender's; decode it with the versions that it was encoded with"
+        )
     return images
 
 
@@ -381,16 +624,36 @@ def read_header(data: bytes) -> About:
     """What a file says about itself, without the network. Raises ValueError if it is truncated, damaged or foreign."""
     start = len(MAGIC) + struct.calcsize(HEADER)
     if data[: len(MAGIC)] != MAGIC:
-        raise ValueError(f"the data begin with {data[: len(MAGIC)]!r}; wanted {MAGIC!r}, a file that `ddpm encode` made")
-    if len(data) < start + 4 or zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
-        raise ValueError(f"the file ({len(data)} bytes) is truncated or damaged: its checksum does not fit; take another copy")
-    mark, steps, bits, lossless, t, seed, B, C, H, W, checksum = struct.unpack(HEADER, data[len(MAGIC) : start])
-    lengths = [int.from_bytes(data[at : at + 3], "little") for at in range(start, min(start + 3 * B, len(data) - 4), 3)]
-    if len(lengths) != B or start + 3 * B + sum(lengths) + 4 != len(data) or not (BITS[0] <= bits <= BITS[1] and steps >= 2 and B and lossless < 2):
-        raise ValueError(f"the file says that it holds {B} pictures, and has {len(data)} bytes, which do not fit; it is damaged: take another copy")
+        raise ValueError(
+            f"the data begin with {data[: len(MAGIC)]!r}; wanted {MAGIC!r}, a file that `ddpm encode` made"
+        )
+    if (
+        len(data) < start + 4
+        or zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]
+    ):
+        raise ValueError(
+            f"the file ({len(data)} bytes) is truncated or damaged: its checksum does not fit; take another copy"
+        )
+    mark, steps, bits, lossless, t, seed, B, C, H, W, checksum = struct.unpack(
+        HEADER, data[len(MAGIC) : start]
+    )
+    lengths = [
+        int.from_bytes(data[at : at + 3], "little")
+        for at in range(start, min(start + 3 * B, len(data) - 4), 3)
+    ]
+    if (
+        len(lengths) != B
+        or start + 3 * B + sum(lengths) + 4 != len(data)
+        or not (BITS[0] <= bits <= BITS[1] and steps >= 2 and B and lossless < 2)
+    ):
+        raise ValueError(
+            f"the file says that it holds {B} pictures, and has {len(data)} bytes, which do not fit; it is damaged: take another copy"
+        )
     ends = np.cumsum([start + 3 * B, *lengths]).tolist()
     messages = [data[first:last] for first, last in zip(ends, ends[1:])]
-    return About(mark, steps, bits, bool(lossless), t, seed, (B, C, H, W), checksum, messages)
+    return About(
+        mark, steps, bits, bool(lossless), t, seed, (B, C, H, W), checksum, messages
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------- edges
@@ -400,7 +663,10 @@ def fingerprint(model: nn.Module, schedule: Schedule) -> bytes:
     """Eight bytes that depend on every weight, their names, the network's arguments and beta."""
     h = hashlib.sha256(repr(sorted(getattr(model, "config", {}).items())).encode())
     for name, tensor in [*sorted(model.state_dict().items()), ("beta", schedule.beta)]:
-        h.update(repr((name, tuple(tensor.shape))).encode() + tensor.detach().cpu().double().numpy().tobytes())
+        h.update(
+            repr((name, tuple(tensor.shape))).encode()
+            + tensor.detach().cpu().double().numpy().tobytes()
+        )
     return h.digest()[:8]
 
 
@@ -411,27 +677,54 @@ def _in_float64(model: nn.Module) -> nn.Module:
 def _shape(model: nn.Module) -> tuple[int, int, int]:
     """C, H, W of what the network draws."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; wanted an nn.Module, whose weights mark the file, such as load_checkpoint(...).model")
+        raise TypeError(
+            f"model is a {type(model).__name__}; wanted an nn.Module, whose weights mark the file, such as load_checkpoint(...).model"
+        )
     config = cast(dict[str, Any], getattr(model, "config", {}))
-    if config.get("learn_variance") or "image_size" not in config or "channels" not in config:
-        raise ValueError(f"the network has config {config}; wanted image_size and channels, as a UNet has them, and no learned variance")
+    if (
+        config.get("learn_variance")
+        or "image_size" not in config
+        or "channels" not in config
+    ):
+        raise ValueError(
+            f"the network has config {config}; wanted image_size and channels, as a UNet has them, and no learned variance"
+        )
     return config["channels"], config["image_size"], config["image_size"]
 
 
-def _check(model: nn.Module, images: Tensor, times: list[int], stops: Sequence[tuple[int, bool]], bits: int, seed: int) -> None:
+def _check(
+    model: nn.Module,
+    images: Tensor,
+    times: list[int],
+    stops: Sequence[tuple[int, bool]],
+    bits: int,
+    seed: int,
+) -> None:
     """Raise for arguments of `encode_all` that do not fit."""
     want = _shape(model)
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        raise TypeError(f"images are {getattr(images, 'dtype', type(images).__name__)}; wanted uint8 (B, C, H, W), as load_images returns them")
+        raise TypeError(
+            f"images are {getattr(images, 'dtype', type(images).__name__)}; wanted uint8 (B, C, H, W), as load_images returns them"
+        )
     if images.ndim != 4 or not len(images) or tuple(images.shape[1:]) != want:
-        raise ValueError(f"images have shape {tuple(images.shape)}; wanted at least one of those that the network draws, (B, {', '.join(map(str, want))})")
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}; wanted at least one of those that the network draws, (B, {', '.join(map(str, want))})"
+        )
     if not stops:
         raise ValueError("no stops; wanted at least one (t, lossless)")
     for t, _ in stops:
         if isinstance(t, bool) or t not in times[1:]:
-            raise ValueError(f"t = {t!r}; wanted one of the times at which these steps can stop: {', '.join(map(str, times[1:]))}")
-    if isinstance(bits, bool) or not isinstance(bits, int) or not BITS[0] <= bits <= BITS[1]:
-        raise ValueError(f"bits = {bits!r}; wanted a whole number from {BITS[0]} to {BITS[1]}: the sender makes 2^bits noise pictures a step")
+            raise ValueError(
+                f"t = {t!r}; wanted one of the times at which these steps can stop: {', '.join(map(str, times[1:]))}"
+            )
+    if (
+        isinstance(bits, bool)
+        or not isinstance(bits, int)
+        or not BITS[0] <= bits <= BITS[1]
+    ):
+        raise ValueError(
+            f"bits = {bits!r}; wanted a whole number from {BITS[0]} to {BITS[1]}: the sender makes 2^bits noise pictures a step"
+        )
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed = {seed!r}; wanted a whole number from 0 to 2^32 - 1")
 
@@ -440,9 +733,13 @@ def _stream() -> Any:
     try:
         from constriction import stream
     except ImportError as error:
-        raise FileNotFoundError("the codec's range coder is that of constriction, which is not installed; run: pip install constriction") from error
+        raise FileNotFoundError(
+            "the codec's range coder is that of constriction, which is not installed; run: pip install constriction"
+        ) from error
     return stream
 
 
 def _categorical(probabilities: Array) -> Any:
-    return _stream().model.Categorical(probabilities / probabilities.sum(), perfect=False)
+    return _stream().model.Categorical(
+        probabilities / probabilities.sum(), perfect=False
+    )

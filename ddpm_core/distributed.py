@@ -18,7 +18,11 @@ def size() -> int:
     """How many processes share the work: those that torchrun started, or those of a process group that is there already."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
-    return int(os.environ["WORLD_SIZE"]) if dist.is_available() and dist.is_torchelastic_launched() else 1
+    return (
+        int(os.environ["WORLD_SIZE"])
+        if dist.is_available() and dist.is_torchelastic_launched()
+        else 1
+    )
 
 
 def rank() -> int:
@@ -39,7 +43,11 @@ def join() -> None:
         return
     # nccl for what lies on a CUDA device, gloo for everything else. A rank that ends in an error ends the others, by torchrun; so the
     # time after which a silent one counts as lost may be long enough for the slowest sampling.
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    backend = (
+        "cpu:gloo,cuda:nccl"
+        if torch.cuda.is_available() and dist.is_nccl_available()
+        else "gloo"
+    )
     dist.init_process_group(backend, timeout=timedelta(days=1))
     atexit.register(_leave)
 
@@ -69,7 +77,9 @@ def gather(part: Tensor) -> Tensor:
     padded[: len(part)] = part.detach().cpu()
     parts = [torch.empty_like(padded) for _ in range(size())]
     dist.all_gather(parts, padded)
-    return torch.cat([whole[:n] for whole, n in zip(parts, rows.tolist())]).to(part.device)
+    return torch.cat([whole[:n] for whole, n in zip(parts, rows.tolist())]).to(
+        part.device
+    )
 
 
 def mean(x: Tensor) -> Tensor:
@@ -106,9 +116,16 @@ def parallel(model: nn.Module) -> nn.Module:
         return model
     join()
     device = next(model.parameters()).device
-    return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=[device] if device.type == "cuda" else None
+    )
 
 
 def mix(*parts: object) -> int:
     """A 63-bit seed that depends on all parts, and is unrelated for neighbouring ones."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+    return (
+        int.from_bytes(
+            hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big"
+        )
+        >> 1
+    )

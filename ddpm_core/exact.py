@@ -34,24 +34,35 @@ class GaussianMixture:
     def sample(self, n: int, generator: Generator) -> Tensor:
         """n points x_0, (n, D)."""
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        z = torch.randn(n, self.means.shape[1], 1, generator=generator, dtype=torch.float64)
+        z = torch.randn(
+            n, self.means.shape[1], 1, generator=generator, dtype=torch.float64
+        )
         spread: Tensor = torch.linalg.cholesky(self.covs)
         return self.means[k] + (spread[k] @ z)[..., 0]
 
     def _components(self, schedule: Schedule, t: int) -> MultivariateNormal:
         alpha_bar = schedule.alpha_bar[t]
         noise = (1 - alpha_bar) * torch.eye(self.means.shape[1], dtype=torch.float64)
-        return MultivariateNormal(alpha_bar.sqrt() * self.means, alpha_bar * self.covs + noise)
+        return MultivariateNormal(
+            alpha_bar.sqrt() * self.means, alpha_bar * self.covs + noise
+        )
 
     def log_density(self, schedule: Schedule, x_t: Tensor, t: int) -> Tensor:
         """log q(x_t), (B, D) -> (B,), nats."""
-        return torch.logsumexp(self.weights.log() + self._components(schedule, t).log_prob(x_t[:, None]), dim=1)
+        return torch.logsumexp(
+            self.weights.log() + self._components(schedule, t).log_prob(x_t[:, None]),
+            dim=1,
+        )
 
     def score(self, schedule: Schedule, x_t: Tensor, t: int) -> Tensor:
         """grad log q(x_t), (B, D) -> (B, D): the components' scores, weighed by the probability that x_t came from each."""
         parts = self._components(schedule, t)
-        belongs = torch.softmax(self.weights.log() + parts.log_prob(x_t[:, None]), dim=1)  # (B, K)
-        scores: Tensor = torch.linalg.solve(parts.covariance_matrix, (parts.mean - x_t[:, None])[..., None])[..., 0]  # (B, K, D)
+        belongs = torch.softmax(
+            self.weights.log() + parts.log_prob(x_t[:, None]), dim=1
+        )  # (B, K)
+        scores: Tensor = torch.linalg.solve(
+            parts.covariance_matrix, (parts.mean - x_t[:, None])[..., None]
+        )[..., 0]  # (B, K, D)
         return (belongs[..., None] * scores).sum(1)
 
     def posterior_mean(self, schedule: Schedule, x_t: Tensor, t: int) -> Tensor:
@@ -70,7 +81,9 @@ class GaussianMixture:
 
 def gaussian(mean: Tensor, cov: Tensor) -> GaussianMixture:
     """Lab G's data: N(mean, cov), mean (D,), cov (D, D)."""
-    return GaussianMixture(torch.ones(1, dtype=torch.float64), mean[None].double(), cov[None].double())
+    return GaussianMixture(
+        torch.ones(1, dtype=torch.float64), mean[None].double(), cov[None].double()
+    )
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,10 @@ class LinearChain:
         D = self.b.shape[1]
         eye = torch.eye(D, dtype=torch.float64)
         # every x_t as a linear function of the independent noises z_0..z_T, with x_T = z_T and x_{t-1} = A_t x_t + b_t + sqrt(var_t) z_{t-1}
-        mean, linear = torch.zeros(D, dtype=torch.float64), torch.zeros(D, (self.T + 1) * D, dtype=torch.float64)
+        mean, linear = (
+            torch.zeros(D, dtype=torch.float64),
+            torch.zeros(D, (self.T + 1) * D, dtype=torch.float64),
+        )
         linear[:, -D:] = eye
         means, rows = [mean], [linear]
         for t in range(self.T, 0, -1):
@@ -125,12 +141,18 @@ class LinearChain:
         x = [torch.randn(shape, generator=generator, dtype=torch.float64)]
         for t in range(self.T, 0, -1):
             mean, var = self(x[0], t)
-            x.insert(0, mean + var.sqrt() * torch.randn(shape, generator=generator, dtype=torch.float64))
+            x.insert(
+                0,
+                mean
+                + var.sqrt()
+                * torch.randn(shape, generator=generator, dtype=torch.float64),
+            )
         return torch.stack(x)
 
 
 def random_chain(T: int, D: int, generator: Generator) -> LinearChain:
     """A chain with random A, b and var: *some* theta, not the best one."""
+
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
@@ -157,7 +179,10 @@ def forward_joint(schedule: Schedule, x0: Tensor) -> MultivariateNormal:
     alpha_bar, D = schedule.alpha_bar[1:], len(x0)
     mean = torch.outer(alpha_bar.sqrt(), x0.double()).flatten()
     # Cov(x_s, x_t) = sqrt(alpha_bar_t / alpha_bar_s) (1 - alpha_bar_s) for s <= t: only the noise up to s is shared
-    early, late = torch.maximum(alpha_bar[:, None], alpha_bar[None]), torch.minimum(alpha_bar[:, None], alpha_bar[None])
+    early, late = (
+        torch.maximum(alpha_bar[:, None], alpha_bar[None]),
+        torch.minimum(alpha_bar[:, None], alpha_bar[None]),
+    )
     cov = (late / early).sqrt() * (1 - early)
     return MultivariateNormal(mean, torch.kron(cov, torch.eye(D, dtype=torch.float64)))
 
@@ -181,12 +206,21 @@ def exact_bound(chain: LinearChain, schedule: Schedule, x0: Tensor) -> Tensor:
     spread = torch.zeros_like(cov)
     spread[len(x0) :, len(x0) :] = q.covariance_matrix
     precision = torch.linalg.inv(cov)
-    expected = -(offset @ precision @ offset + (precision * spread).sum() + torch.logdet(2 * torch.pi * cov)) / 2
+    expected = (
+        -(
+            offset @ precision @ offset
+            + (precision * spread).sum()
+            + torch.logdet(2 * torch.pi * cov)
+        )
+        / 2
+    )
     bound: Tensor = -q.entropy() - expected
     return bound
 
 
-def exact_rewritten_bound(chain: LinearChain, schedule: Schedule, data: GaussianMixture) -> Tensor:
+def exact_rewritten_bound(
+    chain: LinearChain, schedule: Schedule, data: GaussianMixture
+) -> Tensor:
     """Eq. (16) in Lab G: H(x_0), the E_q KL(q(x_{t-1} | x_t) || p_theta(x_{t-1} | x_t)) for t = 1..T, KL(q(x_T) || p(x_T)).
 
     data  a Gaussian, as `gaussian` makes it: one component in the D dimensions of the chain
@@ -198,16 +232,25 @@ def exact_rewritten_bound(chain: LinearChain, schedule: Schedule, data: Gaussian
     cov = alpha_bar[:, None, None] * data.covs[0] + (1 - alpha_bar)[:, None, None] * eye
     terms = [torch.logdet(2 * math.pi * math.e * cov[0]) / 2]
     for t in range(1, chain.T + 1):
-        gain = schedule.alpha[t].sqrt() * torch.linalg.solve(cov[t], cov[t - 1]).T  # q(x_{t-1} | x_t) has mean m_{t-1} + gain (x_t - m_t)
+        gain = (
+            schedule.alpha[t].sqrt() * torch.linalg.solve(cov[t], cov[t - 1]).T
+        )  # q(x_{t-1} | x_t) has mean m_{t-1} + gain (x_t - m_t)
         rest = cov[t - 1] - gain @ cov[t] @ gain.T  # and this covariance
         miss, tilt = mean[t - 1] - chain.A[t] @ mean[t] - chain.b[t], gain - chain.A[t]
         squares = miss @ miss + (tilt @ cov[t] @ tilt.T + rest).trace()
-        terms.append((squares / chain.var[t] - D + D * chain.var[t].log() - torch.logdet(rest)) / 2)
-    terms.append((mean[-1] @ mean[-1] + cov[-1].trace() - D - torch.logdet(cov[-1])) / 2)
+        terms.append(
+            (squares / chain.var[t] - D + D * chain.var[t].log() - torch.logdet(rest))
+            / 2
+        )
+    terms.append(
+        (mean[-1] @ mean[-1] + cov[-1].trace() - D - torch.logdet(cov[-1])) / 2
+    )
     return torch.stack(terms)
 
 
-def rewritten_bound(q0: Tensor, forward: Tensor, p_T: Tensor, reverse: Tensor) -> Tensor:
+def rewritten_bound(
+    q0: Tensor, forward: Tensor, p_T: Tensor, reverse: Tensor
+) -> Tensor:
     """Eq. (16): L = KL(q(x_T) || p(x_T)) + E_q sum_{t>=1} KL(q(x_{t-1} | x_t) || p_theta(x_{t-1} | x_t)) + H(x_0), for S states.
 
     q0       (S,), the data                    forward  (T + 1, S, S), forward[t][i, j] = q(x_t = j | x_{t-1} = i)
@@ -219,8 +262,12 @@ def rewritten_bound(q0: Tensor, forward: Tensor, p_T: Tensor, reverse: Tensor) -
     for t in range(1, len(forward)):
         joint = (q[:, None] * forward[t]).T  # q(x_t, x_{t-1}), rows x_t
         q = joint.sum(1)
-        backward = joint / torch.where(q > 0, q, 1.0)[:, None]  # q(x_{t-1} | x_t), by Bayes
-        terms.append((torch.xlogy(joint, backward) - torch.xlogy(joint, reverse[t])).sum())
+        backward = (
+            joint / torch.where(q > 0, q, 1.0)[:, None]
+        )  # q(x_{t-1} | x_t), by Bayes
+        terms.append(
+            (torch.xlogy(joint, backward) - torch.xlogy(joint, reverse[t])).sum()
+        )
     terms.append((torch.xlogy(q, q) - torch.xlogy(q, p_T)).sum())
     return torch.stack(terms)
 
@@ -236,7 +283,9 @@ class EmpiricalData:
         alpha_bar = schedule.alpha_bar[t]
         x, images = x_t.flatten(1).double(), self.images.flatten(1).double()
         # the square is expanded so that no (B, N, D) tensor is made; x_t . x_t is the same for all n
-        distance = alpha_bar * images.square().sum(1) - 2 * alpha_bar.sqrt() * x @ images.T
+        distance = (
+            alpha_bar * images.square().sum(1) - 2 * alpha_bar.sqrt() * x @ images.T
+        )
         return torch.softmax(-distance / (2 * (1 - alpha_bar)), dim=1)
 
     def posterior_mean(self, schedule: Schedule, x_t: Tensor, t: int) -> Tensor:
@@ -247,7 +296,13 @@ class EmpiricalData:
     def eps(self, schedule: Schedule, x_t: Tensor, t: int) -> Tensor:
         """E[eps | x_t], the noise predictor that minimises Eq. (14) on this data set. Like x_t."""
         alpha_bar = schedule.alpha_bar[t]
-        return ((x_t.double() - alpha_bar.sqrt() * self.posterior_mean(schedule, x_t.double(), t)) / (1 - alpha_bar).sqrt()).to(x_t.dtype)
+        return (
+            (
+                x_t.double()
+                - alpha_bar.sqrt() * self.posterior_mean(schedule, x_t.double(), t)
+            )
+            / (1 - alpha_bar).sqrt()
+        ).to(x_t.dtype)
 
     def model(self, schedule: Schedule) -> Callable[[Tensor, int | Tensor], Tensor]:
         """The optimal model (x_t, t) -> eps_hat; one t for the whole batch. Its samples are training images: it has memorised them."""
@@ -257,6 +312,8 @@ class EmpiricalData:
 def _single(t: int | Tensor) -> int:
     if isinstance(t, Tensor):
         if t.numel() > 1 and not (t == t.flatten()[0]).all():
-            raise ValueError("an exact model answers for one t at a time; wanted the same t for the whole batch")
+            raise ValueError(
+                "an exact model answers for one t at a time; wanted the same t for the whole batch"
+            )
         t = int(t.flatten()[0])
     return t

@@ -21,9 +21,13 @@ from .data import check_uint8_images, data_folder, to_model_range
 
 FORMAT = "ddpm_core Fashion-MNIST classifier 1"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # the file's SHA-256 begins with the eight digits of its name
-INCEPTION_ADDRESS = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
+INCEPTION_ADDRESS = (
+    f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
+)
 
-Classifier = Callable[[Tensor], tuple[Tensor, Tensor]]  # images (N, C, H, W) -> features (N, D), logits (N, K)
+Classifier = Callable[
+    [Tensor], tuple[Tensor, Tensor]
+]  # images (N, C, H, W) -> features (N, D), logits (N, K)
 
 
 class FashionClassifier(nn.Module):
@@ -39,13 +43,19 @@ class FashionClassifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(),  # (N, 32, 28, 28)
-            nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.ReLU(),  # (N, 32, 14, 14)
-            nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(),  # (N, 64, 14, 14)
-            nn.Conv2d(64, 64, 3, stride=2, padding=1), nn.ReLU(),  # (N, 64, 7, 7)
-            nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(),  # (N, 128, 7, 7)
-            nn.Conv2d(128, 64, 3, padding=1), nn.ReLU(),  # (N, 64, 7, 7)
-        )  # fmt: skip
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.ReLU(),  # (N, 32, 28, 28)
+            nn.Conv2d(32, 32, 3, stride=2, padding=1),
+            nn.ReLU(),  # (N, 32, 14, 14)
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),  # (N, 64, 14, 14)
+            nn.Conv2d(64, 64, 3, stride=2, padding=1),
+            nn.ReLU(),  # (N, 64, 7, 7)
+            nn.Conv2d(64, 128, 3, padding=1),
+            nn.ReLU(),  # (N, 128, 7, 7)
+            nn.Conv2d(128, 64, 3, padding=1),
+            nn.ReLU(),  # (N, 64, 7, 7)
+        )
         self.head = nn.Linear(64, 10)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,12 +70,20 @@ def fashion_features(folder: str | Path | None = None) -> FashionClassifier:
     as the attribute `card`. Never unpickles.
     Raises FileNotFoundError if a file is missing, ValueError if one is truncated, changed or foreign.
     """
-    folder = data_folder() / "checkpoints" / "fashion-classifier" if folder is None else Path(folder)
+    folder = (
+        data_folder() / "checkpoints" / "fashion-classifier"
+        if folder is None
+        else Path(folder)
+    )
     about, weights = folder / "classifier.json", folder / "weights.safetensors"
-    remedy = "take another copy, or train it anew: python book/_tools/train_classifier.py"
+    remedy = (
+        "take another copy, or train it anew: python book/_tools/train_classifier.py"
+    )
     for file in (about, weights):
         if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; work in a clone of the repository, which contains it, or set DDPM_DATA to its data/ folder")
+            raise FileNotFoundError(
+                f"{file} is missing; work in a clone of the repository, which contains it, or set DDPM_DATA to its data/ folder"
+            )
     try:
         card = json.loads(about.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -75,14 +93,23 @@ def fashion_features(folder: str | Path | None = None) -> FashionClassifier:
         raise ValueError(f"{about} says format {found!r}; wanted {FORMAT!r}: {remedy}")
     packed = weights.read_bytes()
     if hashlib.sha256(packed).hexdigest() != card.get("sha256"):
-        raise ValueError(f"{weights} ({len(packed)} bytes) is damaged: its SHA-256 is not the one in {about.name}; {remedy}")
+        raise ValueError(
+            f"{weights} ({len(packed)} bytes) is damaged: its SHA-256 is not the one in {about.name}; {remedy}"
+        )
     network = FashionClassifier()
     try:
         network.load_state_dict(load(packed))
-    except (SafetensorError, RuntimeError) as error:  # no safetensors; tensors of other names or shapes
-        raise ValueError(f"{weights} does not hold the classifier's weights: {' '.join(str(error).split())[:300]}; {remedy}") from error
+    except (
+        SafetensorError,
+        RuntimeError,
+    ) as error:  # no safetensors; tensors of other names or shapes
+        raise ValueError(
+            f"{weights} does not hold the classifier's weights: {' '.join(str(error).split())[:300]}; {remedy}"
+        ) from error
     network.card = card
-    cast(Any, network).to(memory_format=torch.channels_last)  # an argument that some of torch's stubs forget; twice as fast on a CPU
+    cast(Any, network).to(
+        memory_format=torch.channels_last
+    )  # an argument that some of torch's stubs forget; twice as fast on a CPU
     network.requires_grad_(False).eval()
     return network
 
@@ -97,26 +124,44 @@ def inception_features(device: str | torch.device = "cpu") -> Classifier:
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
     try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        from torch_fidelity.feature_extractor_inceptionv3 import (
+            FeatureExtractorInceptionV3,
+        )
     except ImportError as error:
-        raise FileNotFoundError("Inception features need torch-fidelity, which is not installed; run: pip install torch-fidelity, "
-                                f"and without a network also bring {INCEPTION_ADDRESS} to {file}") from error  # fmt: skip
+        raise FileNotFoundError(
+            "Inception features need torch-fidelity, which is not installed; run: pip install torch-fidelity, "
+            f"and without a network also bring {INCEPTION_ADDRESS} to {file}"
+        ) from error
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(INCEPTION_ADDRESS, str(file), hash_prefix=_promised(file))
+            torch.hub.download_url_to_file(
+                INCEPTION_ADDRESS, str(file), hash_prefix=_promised(file)
+            )
         except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(f"{file} is missing and could not be fetched ({error}); where there is a network, download "
-                                    f"{INCEPTION_ADDRESS} and put it there, or measure with --features fashion") from error  # fmt: skip
+            raise FileNotFoundError(
+                f"{file} is missing and could not be fetched ({error}); where there is a network, download "
+                f"{INCEPTION_ADDRESS} and put it there, or measure with --features fashion"
+            ) from error
     with file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if not found.startswith(_promised(file)):
-        raise ValueError(f"{file} ({file.stat().st_size} bytes) is damaged: its SHA-256 begins with {found[:8]}, not as its name ends; remove it")
+        raise ValueError(
+            f"{file} ({file.stat().st_size} bytes) is damaged: its SHA-256 begins with {found[:8]}, not as its name ends; remove it"
+        )
     try:
-        torch.load(file, map_location="cpu", weights_only=True)  # before torch-fidelity reads it, which with an older torch would unpickle
+        torch.load(
+            file, map_location="cpu", weights_only=True
+        )  # before torch-fidelity reads it, which with an older torch would unpickle
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file} holds more than tensors, or none ({str(error).splitlines()[0]}); remove it") from error
-    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file))
+        raise ValueError(
+            f"{file} holds more than tensors, or none ({str(error).splitlines()[0]}); remove it"
+        ) from error
+    network = FeatureExtractorInceptionV3(
+        "inception-v3-compat",
+        ["2048", "logits_unbiased"],
+        feature_extractor_weights_path=str(file),
+    )
     network = network.to(device).eval()
 
     def features(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,11 +175,24 @@ def inception_features(device: str | torch.device = "cpu") -> Classifier:
 
 
 @torch.no_grad()
-def classify(classifier: Classifier, images: Tensor, *, batch_size: int = 500, progress: bool = False, desc: str = "features") -> tuple[Tensor, Tensor]:
+def classify(
+    classifier: Classifier,
+    images: Tensor,
+    *,
+    batch_size: int = 500,
+    progress: bool = False,
+    desc: str = "features",
+) -> tuple[Tensor, Tensor]:
     """features (N, D) and logits (N, K) of images (N, C, H, W), batch by batch; on the CPU."""
     from tqdm.auto import tqdm
 
-    bar = tqdm(torch.split(images, batch_size), unit="batch", desc=desc, disable=not progress, dynamic_ncols=True)
+    bar = tqdm(
+        torch.split(images, batch_size),
+        unit="batch",
+        desc=desc,
+        disable=not progress,
+        dynamic_ncols=True,
+    )
     features, logits = zip(*(classifier(batch) for batch in bar), strict=True)
     return torch.cat(features).cpu(), torch.cat(logits).cpu()
 
@@ -145,13 +203,21 @@ def _promised(file: Path) -> str:
 
 
 def _fashion_input(images: Tensor) -> Tensor:
-    if not isinstance(images, Tensor) or not (images.dtype == torch.uint8 or images.is_floating_point()):
-        raise TypeError(f"images are {f'a tensor of {images.dtype}' if isinstance(images, Tensor) else type(images).__name__}; "
-                        "wanted a tensor of uint8, or of floats in [-1, 1]")  # fmt: skip
+    if not isinstance(images, Tensor) or not (
+        images.dtype == torch.uint8 or images.is_floating_point()
+    ):
+        raise TypeError(
+            f"images are {f'a tensor of {images.dtype}' if isinstance(images, Tensor) else type(images).__name__}; "
+            "wanted a tensor of uint8, or of floats in [-1, 1]"
+        )
     if images.ndim != 4 or images.shape[1:] != (1, 28, 28):
-        raise ValueError(f"images have shape {tuple(images.shape)}; wanted (N, 1, 28, 28), as those of Fashion-MNIST")
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}; wanted (N, 1, 28, 28), as those of Fashion-MNIST"
+        )
     if images.dtype == torch.uint8:
         return to_model_range(images)
     if not images.numel() or not images.abs().max() <= 1 + 1e-4:
-        raise ValueError("images have values outside [-1, 1], or NaN, or there are none; wanted floats in [-1, 1]: to_uint8() clamps to it")
+        raise ValueError(
+            "images have values outside [-1, 1], or NaN, or there are none; wanted floats in [-1, 1]: to_uint8() clamps to it"
+        )
     return images.float()

@@ -15,7 +15,10 @@ def q_step(schedule: Schedule, x_prev: Tensor, t: int | Tensor, eps: Tensor) -> 
     Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, for NaN, and for shapes that do not fit.
     """
     check_images(schedule, t, x_prev=x_prev, eps=eps)
-    return at((1 - schedule.beta).sqrt(), t, x_prev) * x_prev + at(schedule.beta.sqrt(), t, x_prev) * eps
+    return (
+        at((1 - schedule.beta).sqrt(), t, x_prev) * x_prev
+        + at(schedule.beta.sqrt(), t, x_prev) * eps
+    )
 
 
 def q_sample(schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
@@ -26,7 +29,10 @@ def q_sample(schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Te
     Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, for NaN, and for shapes that do not fit.
     """
     check_images(schedule, t, x0=x0, eps=eps)
-    return at(schedule.alpha_bar.sqrt(), t, x0) * x0 + at((1 - schedule.alpha_bar).sqrt(), t, x0) * eps
+    return (
+        at(schedule.alpha_bar.sqrt(), t, x0) * x0
+        + at((1 - schedule.alpha_bar).sqrt(), t, x0) * eps
+    )
 
 
 def q_trajectory(schedule: Schedule, x0: Tensor, eps: Tensor) -> Tensor:
@@ -52,7 +58,9 @@ def log_q(schedule: Schedule, x: Tensor) -> Tensor:
     return total.flatten(1).sum(1)
 
 
-def q_posterior(schedule: Schedule, x0: Tensor, x_t: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
+def q_posterior(
+    schedule: Schedule, x0: Tensor, x_t: Tensor, t: int | Tensor
+) -> tuple[Tensor, Tensor]:
     """Eqs. (6) and (7): q(x_{t-1} | x_t, x_0) = N(mean, var I).
 
     mean = sqrt(alpha_bar_{t-1}) beta_t / (1 - alpha_bar_t) x_0 + sqrt(alpha_t) (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) x_t
@@ -63,7 +71,9 @@ def q_posterior(schedule: Schedule, x0: Tensor, x_t: Tensor, t: int | Tensor) ->
     """
     check_images(schedule, t, x0=x0, x_t=x_t)
     s = schedule
-    before = torch.cat([s.alpha_bar[:1], s.alpha_bar[:-1]])  # alpha_bar_{t-1} at index t
+    before = torch.cat(
+        [s.alpha_bar[:1], s.alpha_bar[:-1]]
+    )  # alpha_bar_{t-1} at index t
     of_x0 = before.sqrt() * s.beta / (1 - s.alpha_bar)
     of_x_t = s.alpha.sqrt() * (1 - before) / (1 - s.alpha_bar)
     return at(of_x0, t, x0) * x0 + at(of_x_t, t, x0) * x_t, at(s.beta_tilde, t, x0)
@@ -75,19 +85,35 @@ def check_images(schedule: Schedule, t: int | Tensor, **tensors: Tensor) -> None
     NaN is looked for on the processor only: asking a GPU would make every step wait for it.
     """
     if not isinstance(schedule, Schedule):
-        raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")
+        raise TypeError(
+            f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()"
+        )
     check_t(t, schedule.T)
     (first, x), *others = tensors.items()
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} is a {type(tensor).__name__}; wanted a float tensor")
+            raise TypeError(
+                f"{name} is a {type(tensor).__name__}; wanted a float tensor"
+            )
         if not tensor.is_floating_point():
-            raise TypeError(f"{name} has dtype {tensor.dtype}; wanted floats: to_model_range() takes uint8 images to [-1, 1]")
+            raise TypeError(
+                f"{name} has dtype {tensor.dtype}; wanted floats: to_model_range() takes uint8 images to [-1, 1]"
+            )
     for name, tensor in others:
         if tensor.shape != x.shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)} but {first} has {tuple(x.shape)}; wanted the same shape")
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)} but {first} has {tuple(x.shape)}; wanted the same shape"
+            )
     for name, tensor in tensors.items():
         if tensor.device.type == "cpu" and tensor.isnan().any():
-            raise ValueError(f"{name} contains NaN; wanted numbers. A model that answers NaN has usually diverged: lower its learning rate")
-    if isinstance(t, Tensor) and t.ndim == 1 and len(t) not in (1, x.shape[0] if x.ndim else 1):
-        raise ValueError(f"t has {len(t)} entries for a batch of {x.shape[0] if x.ndim else 1}; wanted one t for each image, or an int")
+            raise ValueError(
+                f"{name} contains NaN; wanted numbers. A model that answers NaN has usually diverged: lower its learning rate"
+            )
+    if (
+        isinstance(t, Tensor)
+        and t.ndim == 1
+        and len(t) not in (1, x.shape[0] if x.ndim else 1)
+    ):
+        raise ValueError(
+            f"t has {len(t)} entries for a batch of {x.shape[0] if x.ndim else 1}; wanted one t for each image, or an int"
+        )

@@ -20,8 +20,13 @@ class Hardware:
     """What a device says of itself."""
 
     kind: str  # "cuda", "cpu", "mps", ...
-    capability: tuple[int, int] = (0, 0)  # of a CUDA device: 7.0 has the first tensor cores, 8.0 the first that take bfloat16
-    features: frozenset[str] = frozenset()  # of a CPU, among others "amx" and "avx512_bf16"; of a CUDA device "triton", where that is installed
+    capability: tuple[int, int] = (
+        0,
+        0,
+    )  # of a CUDA device: 7.0 has the first tensor cores, 8.0 the first that take bfloat16
+    features: frozenset[str] = (
+        frozenset()
+    )  # of a CPU, among others "amx" and "avx512_bf16"; of a CUDA device "triton", where that is installed
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,21 @@ class Choice:
     compile: bool  # torch.compile
 
     def __str__(self) -> str:
-        memory, adam = "channels last" if self.channels_last else "channels first", "fused Adam" if self.fused else "Adam"
+        memory, adam = (
+            "channels last" if self.channels_last else "channels first",
+            "fused Adam" if self.fused else "Adam",
+        )
         return f"{self.precision}, {memory}, {adam}, {'compiled' if self.compile else 'not compiled'}"
 
 
-def choose(hardware: Hardware, steps: int, precision: str = "auto", channels_last: bool | str = "auto", fused: bool | str = "auto",
-           compile: bool | str = "auto") -> Choice:  # fmt: skip
+def choose(
+    hardware: Hardware,
+    steps: int,
+    precision: str = "auto",
+    channels_last: bool | str = "auto",
+    fused: bool | str = "auto",
+    compile: bool | str = "auto",
+) -> Choice:
     """The fastest way to take `steps` training steps on this hardware; what is not "auto" is taken as it is.
 
     CUDA   bfloat16 from capability 8.0 on, float16 with 7.x, whose tensor cores know no other, float32 before. Tensor cores want
@@ -51,20 +65,35 @@ def choose(hardware: Hardware, steps: int, precision: str = "auto", channels_las
     """
     if hardware.kind == "cuda":
         best = Choice(
-            precision="bfloat16" if hardware.capability >= (8, 0) else "float16" if hardware.capability >= (7, 0) else "float32",
+            precision="bfloat16"
+            if hardware.capability >= (8, 0)
+            else "float16"
+            if hardware.capability >= (7, 0)
+            else "float32",
             channels_last=hardware.capability >= (7, 0),
             fused=True,
-            compile=hardware.capability >= (7, 0) and "triton" in hardware.features and steps >= 10_000,
+            compile=hardware.capability >= (7, 0)
+            and "triton" in hardware.features
+            and steps >= 10_000,
         )
     elif hardware.kind == "cpu":
         fast = bool({"amx", "avx512_bf16"} & hardware.features)
-        best = Choice(precision="bfloat16" if fast else "float32", channels_last=fast, fused=True, compile=False)
+        best = Choice(
+            precision="bfloat16" if fast else "float32",
+            channels_last=fast,
+            fused=True,
+            compile=False,
+        )
     else:
-        best = Choice(precision="float32", channels_last=False, fused=False, compile=False)
+        best = Choice(
+            precision="float32", channels_last=False, fused=False, compile=False
+        )
 
     if precision not in ("auto", *PRECISIONS):
         raise ValueError(UNKNOWN.format(precision))
-    for name, value in dict(channels_last=channels_last, fused=fused, compile=compile).items():
+    for name, value in dict(
+        channels_last=channels_last, fused=fused, compile=compile
+    ).items():
         if value != "auto" and not isinstance(value, bool):
             raise ValueError(f'{name} = {value!r}; wanted "auto", True or False')
     return Choice(
@@ -75,7 +104,9 @@ def choose(hardware: Hardware, steps: int, precision: str = "auto", channels_las
     )
 
 
-def choose_sampling(device: torch.device, parameters: int, precision: str = "auto") -> str:
+def choose_sampling(
+    device: torch.device, parameters: int, precision: str = "auto"
+) -> str:
     """The precision in which a network of so many parameters samples fastest on this device; what is not "auto" is taken as it is.
 
     As in training, but float32 for networks below a million parameters: calls take their time, not arithmetic, and they gain nothing
@@ -91,13 +122,29 @@ def choose_sampling(device: torch.device, parameters: int, precision: str = "aut
 def describe(device: torch.device) -> Hardware:
     """What `choose` wants to know of a device of this machine."""
     if device.type == "cuda":
-        return Hardware("cuda", torch.cuda.get_device_capability(device), frozenset({"triton"} if find_spec("triton") else ()))
+        return Hardware(
+            "cuda",
+            torch.cuda.get_device_capability(device),
+            frozenset({"triton"} if find_spec("triton") else ()),
+        )
     if device.type == "cpu":
         if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-            return Hardware("cpu")  # where ATEN_CPU_CAPABILITY forbids them, torch's attention in bfloat16 fails
+            return Hardware(
+                "cpu"
+            )  # where ATEN_CPU_CAPABILITY forbids them, torch's attention in bfloat16 fails
         # Names with an underscore, which older versions of torch do not all have; what is not known to be there is not used.
-        asked = {"amx": "_is_amx_tile_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
-        return Hardware("cpu", features=frozenset(name for name, function in asked.items() if getattr(torch.cpu, function, bool)()))
+        asked = {
+            "amx": "_is_amx_tile_supported",
+            "avx512_bf16": "_is_avx512_bf16_supported",
+        }
+        return Hardware(
+            "cpu",
+            features=frozenset(
+                name
+                for name, function in asked.items()
+                if getattr(torch.cpu, function, bool)()
+            ),
+        )
     return Hardware(device.type)
 
 
@@ -108,17 +155,29 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     """
     together = distributed.size() > 1
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() and not together else "cpu"
+        device = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available() and not together
+            else "cpu"
+        )
     if together and str(device) == "cuda" and torch.cuda.is_available():
         if distributed.local_rank() >= torch.cuda.device_count():
-            raise ValueError(f"process {distributed.local_rank()} of this machine has no CUDA device, there are {torch.cuda.device_count()}; "
-                             "wanted one for each: lower --nproc-per-node of torchrun, or choose device \"cpu\"")  # fmt: skip
+            raise ValueError(
+                f"process {distributed.local_rank()} of this machine has no CUDA device, there are {torch.cuda.device_count()}; "
+                'wanted one for each: lower --nproc-per-node of torchrun, or choose device "cpu"'
+            )
         device = f"cuda:{distributed.local_rank()}"
         torch.cuda.set_device(device)
     elif together and str(device) not in ("cpu", "cuda"):
-        raise ValueError(f'device = {str(device)!r} for {distributed.size()} processes; wanted "auto", "cpu", or "cuda": one device for each')
+        raise ValueError(
+            f'device = {str(device)!r} for {distributed.size()} processes; wanted "auto", "cpu", or "cuda": one device for each'
+        )
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'device = {device!r} cannot be used here ({str(error).splitlines()[0][:200]}); '
-                         'wanted "auto", "cpu", "cuda", "cuda:1" or "mps"') from error  # fmt: skip
+        raise ValueError(
+            f"device = {device!r} cannot be used here ({str(error).splitlines()[0][:200]}); "
+            'wanted "auto", "cpu", "cuda", "cuda:1" or "mps"'
+        ) from error

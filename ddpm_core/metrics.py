@@ -27,11 +27,21 @@ def frechet_distance(features_a: Array | Moments, features_b: Array | Moments) -
     (Dowson and Landau 1982; Heusel et al. 2017, equation 6)
     Raises TypeError or ValueError for fewer than two samples, NaN, other than two dimensions, and different widths.
     """
-    (mean_a, factor_a), (mean_b, factor_b) = _gaussian(features_a, "features_a"), _gaussian(features_b, "features_b")
+    (mean_a, factor_a), (mean_b, factor_b) = (
+        _gaussian(features_a, "features_a"),
+        _gaussian(features_b, "features_b"),
+    )
     if mean_a.shape != mean_b.shape:
-        raise ValueError(f"features_a have {len(mean_a)} columns and features_b {len(mean_b)}; wanted the features of one network for both")
+        raise ValueError(
+            f"features_a have {len(mean_a)} columns and features_b {len(mean_b)}; wanted the features of one network for both"
+        )
     root = torch.linalg.svdvals(factor_a @ factor_b.T).sum()
-    distance = (mean_a - mean_b).square().sum() + factor_a.square().sum() + factor_b.square().sum() - 2 * root
+    distance = (
+        (mean_a - mean_b).square().sum()
+        + factor_a.square().sum()
+        + factor_b.square().sum()
+        - 2 * root
+    )
     return max(float(distance), 0.0)  # rounding may leave -1e-15
 
 
@@ -39,7 +49,9 @@ def frechet_distance(features_a: Array | Moments, features_b: Array | Moments) -
 def inception_score(logits: Array, splits: None = None) -> float: ...
 @overload
 def inception_score(logits: Array, splits: int) -> tuple[float, float]: ...
-def inception_score(logits: Array, splits: int | None = None) -> float | tuple[float, float]:
+def inception_score(
+    logits: Array, splits: int | None = None
+) -> float | tuple[float, float]:
     """exp(mean over x of KL(p(y | x) || p(y))), with p(y) = mean over x of p(y | x): clear answers, and all of them.
 
     logits   (N, K) floats, of which p(y | x) is the softmax         -> from 1 (nothing learnt from a picture) to K
@@ -51,12 +63,22 @@ def inception_score(logits: Array, splits: int | None = None) -> float | tuple[f
     """
     rows = _matrix(logits, "logits", at_least=1)
     if (rows >= 0).all() and (rows.sum(1) - 1).abs().max() < 1e-4:
-        raise ValueError("logits are non-negative and sum to 1 in each row; wanted logits, before the softmax: p.log() takes probabilities back")
+        raise ValueError(
+            "logits are non-negative and sum to 1 in each row; wanted logits, before the softmax: p.log() takes probabilities back"
+        )
     if splits is None:
         return _score(rows)
-    if isinstance(splits, bool) or not isinstance(splits, int) or not 1 <= splits <= len(rows):
-        raise ValueError(f"splits = {splits!r}; wanted None, or a whole number from 1 to the number of pictures, {len(rows)}")
-    scores = torch.tensor([_score(rows[i::splits]) for i in range(splits)], dtype=torch.float64)
+    if (
+        isinstance(splits, bool)
+        or not isinstance(splits, int)
+        or not 1 <= splits <= len(rows)
+    ):
+        raise ValueError(
+            f"splits = {splits!r}; wanted None, or a whole number from 1 to the number of pictures, {len(rows)}"
+        )
+    scores = torch.tensor(
+        [_score(rows[i::splits]) for i in range(splits)], dtype=torch.float64
+    )
     return float(scores.mean()), float(scores.std(correction=0))
 
 
@@ -66,13 +88,28 @@ def nearest(a: Tensor, b: Tensor, *, chunk: int = 256) -> tuple[Tensor, Tensor]:
     a  (N, ...), b  (M, ...) floats, flattened; `chunk` rows of `a` at a time, so that memory stays at chunk x M.
     Raises TypeError or ValueError for NaN, different widths and empty sets.
     """
-    a, b = (_matrix(x.flatten(1) if isinstance(x, Tensor) and x.ndim > 2 else x, name, at_least=1, dtype=torch.float32) for x, name in ((a, "a"), (b, "b")))
+    a, b = (
+        _matrix(
+            x.flatten(1) if isinstance(x, Tensor) and x.ndim > 2 else x,
+            name,
+            at_least=1,
+            dtype=torch.float32,
+        )
+        for x, name in ((a, "a"), (b, "b"))
+    )
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"a has {a.shape[1]} numbers a row and b {b.shape[1]}; wanted rows of one kind")
+        raise ValueError(
+            f"a has {a.shape[1]} numbers a row and b {b.shape[1]}; wanted rows of one kind"
+        )
     chunks = torch.split(a, chunk)
     index = torch.cat([torch.cdist(rows, b).argmin(1) for rows in chunks])
     # cdist takes |a|^2 + |b|^2 - 2ab, which leaves 1e-2 where a copy has 0; the difference itself does not.
-    distance = torch.cat([(rows - b[i]).norm(dim=1) for rows, i in zip(chunks, torch.split(index, chunk), strict=True)])
+    distance = torch.cat(
+        [
+            (rows - b[i]).norm(dim=1)
+            for rows, i in zip(chunks, torch.split(index, chunk), strict=True)
+        ]
+    )
     return distance, index
 
 
@@ -88,7 +125,9 @@ class Memorisation:
     suspect: float  # share of samples that are nearer than 99% of the unseen images are: 0.01 if alike
 
 
-def memorisation(samples: Tensor, unseen: Tensor, train: Tensor, *, chunk: int = 256) -> Memorisation:
+def memorisation(
+    samples: Tensor, unseen: Tensor, train: Tensor, *, chunk: int = 256
+) -> Memorisation:
     """Compare distances samples -> train with distances unseen -> train, where `unseen` are real images kept from the training.
 
     samples (N, ...), unseen (M, ...), train (K, ...): floats of one kind, pixels or features
@@ -99,10 +138,20 @@ def memorisation(samples: Tensor, unseen: Tensor, train: Tensor, *, chunk: int =
     distance, index = nearest(samples, train, chunk=chunk)
     far, _ = nearest(unseen, train, chunk=chunk)
     order = far.sort().values
-    below, up_to = torch.searchsorted(order, distance), torch.searchsorted(order, distance, right=True)
+    below, up_to = (
+        torch.searchsorted(order, distance),
+        torch.searchsorted(order, distance, right=True),
+    )
     nearer = 1 - float((below + up_to).double().mean()) / (2 * len(far))
     n, m = len(distance), len(far)
-    return Memorisation(distance, index, far, nearer, ((n + m + 1) / (12 * n * m)) ** 0.5, float((distance < far.quantile(0.01)).double().mean()))
+    return Memorisation(
+        distance,
+        index,
+        far,
+        nearer,
+        ((n + m + 1) / (12 * n * m)) ** 0.5,
+        float((distance < far.quantile(0.01)).double().mean()),
+    )
 
 
 def _score(logits: Tensor) -> float:
@@ -115,30 +164,51 @@ def _gaussian(features: Array | Moments, name: str) -> tuple[Tensor, Tensor]:
     """Mean (D,) and a factor F (., D) with F^T F = covariance, both float64."""
     if isinstance(features, tuple):
         if len(features) != 2:
-            raise ValueError(f"{name} is a tuple of {len(features)}; wanted (mean, covariance), or features (N, D)")
+            raise ValueError(
+                f"{name} is a tuple of {len(features)}; wanted (mean, covariance), or features (N, D)"
+            )
         covariance = _matrix(features[1], f"the covariance of {name}", at_least=1)
-        mean = _matrix(torch.as_tensor(features[0])[None], f"the mean of {name}", at_least=1)[0]
+        mean = _matrix(
+            torch.as_tensor(features[0])[None], f"the mean of {name}", at_least=1
+        )[0]
         if covariance.shape != (len(mean), len(mean)):
-            raise ValueError(f"{name} is a mean of {len(mean)} and a covariance of shape {tuple(covariance.shape)}; wanted (D,) and (D, D)")
+            raise ValueError(
+                f"{name} is a mean of {len(mean)} and a covariance of shape {tuple(covariance.shape)}; wanted (D,) and (D, D)"
+            )
         values, vectors = torch.linalg.eigh(covariance)
         tolerance = 1e-6 * float(values.abs().max())
-        if not torch.allclose(covariance, covariance.T, rtol=0, atol=tolerance) or values.min() < -tolerance:
-            raise ValueError(f"the covariance of {name} is not symmetric, or has a negative eigenvalue ({float(values.min()):.3g}); wanted a covariance")
+        if (
+            not torch.allclose(covariance, covariance.T, rtol=0, atol=tolerance)
+            or values.min() < -tolerance
+        ):
+            raise ValueError(
+                f"the covariance of {name} is not symmetric, or has a negative eigenvalue ({float(values.min()):.3g}); wanted a covariance"
+            )
         return mean, values.clamp(min=0).sqrt()[:, None] * vectors.T
     rows = _matrix(features, name, at_least=2)
     mean = rows.mean(0)
     return mean, torch.linalg.qr((rows - mean) / (len(rows) - 1) ** 0.5, mode="r").R
 
 
-def _matrix(x: Array, name: str, *, at_least: int, dtype: torch.dtype = torch.float64) -> Tensor:
+def _matrix(
+    x: Array, name: str, *, at_least: int, dtype: torch.dtype = torch.float64
+) -> Tensor:
     if not isinstance(x, (Tensor, np.ndarray)):
-        raise TypeError(f"{name} is a {type(x).__name__}; wanted a tensor or an array of floats")
+        raise TypeError(
+            f"{name} is a {type(x).__name__}; wanted a tensor or an array of floats"
+        )
     x = torch.as_tensor(x).detach()
     if not x.is_floating_point():
-        raise TypeError(f"{name} is a tensor of {x.dtype}; wanted floats: features or logits of a network, not the pictures themselves")
+        raise TypeError(
+            f"{name} is a tensor of {x.dtype}; wanted floats: features or logits of a network, not the pictures themselves"
+        )
     if x.ndim != 2 or len(x) < at_least or not x.shape[1]:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; wanted two dimensions, at least {at_least} row{'s' * (at_least > 1)} of at least one number")
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}; wanted two dimensions, at least {at_least} row{'s' * (at_least > 1)} of at least one number"
+        )
     if not x.isfinite().all():
         bad = int((~x.isfinite()).any(1).sum())
-        raise ValueError(f"{name} has NaN or infinite values in {bad} of {len(x)} rows; wanted finite numbers")
+        raise ValueError(
+            f"{name} has NaN or infinite values in {bad} of {len(x)} rows; wanted finite numbers"
+        )
     return x.to("cpu", dtype)

@@ -33,7 +33,9 @@ from .schedule import Schedule, at
 Objective = Callable[[Model, Schedule, Tensor, Tensor, Tensor], Tensor]
 
 
-def mu_error(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
+def mu_error(
+    model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor
+) -> Tensor:
     """|| mu_tilde_t(x_t, x_0) - mu_theta(x_t, t) ||^2 / D: Eq. (8) without its weight. (Table 2)
 
     model   callable (x_t, t) -> eps_hat       x0   (B, ...) float, images in [-1, 1], D numbers each
@@ -43,10 +45,14 @@ def mu_error(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps:
     x_t = q_sample(schedule, x0, t, eps)
     mu_tilde, _ = q_posterior(schedule, x0, x_t, t)
     eps_hat, _ = ask(model, x_t, t)
-    return (mu_tilde - reverse_mean(schedule, x_t, t, eps_hat)).square().flatten(1).mean(1)
+    return (
+        (mu_tilde - reverse_mean(schedule, x_t, t, eps_hat)).square().flatten(1).mean(1)
+    )
 
 
-def x0_error(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
+def x0_error(
+    model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor
+) -> Tensor:
     """|| x_0 - x0_hat ||^2 / D, with x0_hat of Eq. (15): the images themselves predicted. (Section 3.2)
 
     Arguments, result and errors as in `mu_error`.
@@ -56,7 +62,14 @@ def x0_error(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps:
     return (x0 - predict_x0(schedule, x_t, t, eps_hat)).square().flatten(1).mean(1)
 
 
-def bound_loss(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor, variance: str = "beta") -> Tensor:
+def bound_loss(
+    model: Model,
+    schedule: Schedule,
+    x0: Tensor,
+    t: int | Tensor,
+    eps: Tensor,
+    variance: str = "beta",
+) -> Tensor:
     """T L_{t-1} / D: the bound L of Eq. (5), estimated from its one term at t; nats per dimension, nothing clipped.
 
     Averaged over t = 1..T it is L without L_T, which no weight of the network changes; L_0 is that of Eq. (13), so x0 must lie on the
@@ -69,11 +82,15 @@ def bound_loss(model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, ep
     x_t = q_sample(schedule, x0, t, eps)
     eps_hat, v = ask(model, x_t, t, variance)
     var = at(sigma2, t, x0) if v is None else at(sigma2, t, x0) * v.exp()
-    term = bound_term(schedule, x0, x_t, t, reverse_mean(schedule, x_t, t, eps_hat), var)
+    term = bound_term(
+        schedule, x0, x_t, t, reverse_mean(schedule, x_t, t, eps_hat), var
+    )
     return schedule.T * term.flatten(1).mean(1)
 
 
-def choose_objective(prediction: str = "eps", objective: str = "simple", variance: str = "beta") -> Objective:
+def choose_objective(
+    prediction: str = "eps", objective: str = "simple", variance: str = "beta"
+) -> Objective:
     """The objective of Table 2 with these names, for `train(as_eps_model(network, schedule, prediction), ..., objective=...)`.
 
     prediction  what the network predicts: "eps", "mu" or "x0"
@@ -88,5 +105,7 @@ def choose_objective(prediction: str = "eps", objective: str = "simple", varianc
     if objective != "simple":
         raise ValueError(f'objective = {objective!r}; wanted "simple" or "bound"')
     if variance == "learned":
-        raise ValueError('a squared error does not train a variance; wanted objective "bound" with variance "learned"')
+        raise ValueError(
+            'a squared error does not train a variance; wanted objective "bound" with variance "learned"'
+        )
     return {"eps": simple_loss, "mu": mu_error, "x0": x0_error}[prediction]

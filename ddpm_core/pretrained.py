@@ -26,7 +26,13 @@ from .schedule import Schedule, linear_schedule
 from .unet import UNet
 
 WEIGHTS = "diffusion_pytorch_model"
-WRITTEN = {"config.json", f"{WEIGHTS}.safetensors", "model_index.json", "scheduler", "scheduler/scheduler_config.json"}
+WRITTEN = {
+    "config.json",
+    f"{WEIGHTS}.safetensors",
+    "model_index.json",
+    "scheduler",
+    "scheduler/scheduler_config.json",
+}
 MARK = "_ddpm_core"  # in config.json: diffusers ignores what begins with an underscore
 
 # The arguments of UNet2DModel that must have one value for the network to be ours: what a missing one means there, and what it must be.
@@ -37,7 +43,10 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "flip_sin_to_cos": (True, False),  # [sin | cos]
     "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2D"),
     "mid_block_scale_factor": (1, 1),
-    "downsample_padding": (1, 0),  # 0 stands for (0, 1, 0, 1): at the bottom and right only
+    "downsample_padding": (
+        1,
+        0,
+    ),  # 0 stands for (0, 1, 0, 1): at the bottom and right only
     "downsample_type": ("conv", "conv"),
     "upsample_type": ("conv", "conv"),
     "act_fn": ("silu", "silu", "swish"),  # two names of one function
@@ -50,10 +59,21 @@ FIXED: dict[str, tuple[Any, ...]] = {
 # with tensors of the same shapes and another result. But whoever saves a network writes every argument, so it is missing only from
 # files older than that default; in them, as in the published ones that say null, attention has one head.
 FREE: dict[str, Any] = {
-    "sample_size": None, "in_channels": 3, "out_channels": 3, "block_out_channels": None, "down_block_types": None, "up_block_types": None,
-    "layers_per_block": 2, "dropout": 0.0, "norm_num_groups": 32, "attn_norm_num_groups": None, "attention_head_dim": None,
-    "time_embedding_dim": None, "num_class_embeds": None, "num_train_timesteps": None,
-}  # fmt: skip
+    "sample_size": None,
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": None,
+    "down_block_types": None,
+    "up_block_types": None,
+    "layers_per_block": 2,
+    "dropout": 0.0,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "attention_head_dim": None,
+    "time_embedding_dim": None,
+    "num_class_embeds": None,
+    "num_train_timesteps": None,
+}
 
 # Ours -> theirs, applied in this order to each name.
 NAMES = [
@@ -94,28 +114,54 @@ def from_diffusers(path_or_hub_id: str | Path, *, no_label: bool = False) -> UNe
     top = _find(path_or_hub_id)
     folder = top if (top / "config.json").is_file() else top / "unet"
     config = _read_json(folder / "config.json", "UNet2DModel")
-    for scheduler in (top / "scheduler" / "scheduler_config.json", top / "scheduler_config.json"):
-        predicts = _read_json(scheduler).get("prediction_type", "epsilon") if scheduler.is_file() else "epsilon"
+    for scheduler in (
+        top / "scheduler" / "scheduler_config.json",
+        top / "scheduler_config.json",
+    ):
+        predicts = (
+            _read_json(scheduler).get("prediction_type", "epsilon")
+            if scheduler.is_file()
+            else "epsilon"
+        )
         if predicts != "epsilon":
-            raise ValueError(f'{scheduler} says prediction_type = {predicts!r}; wanted "epsilon", a network that answers with eps_hat')
+            raise ValueError(
+                f'{scheduler} says prediction_type = {predicts!r}; wanted "epsilon", a network that answers with eps_hat'
+            )
     try:
         arguments = _arguments(config)
-        with torch.device("meta"):  # without memory, and without drawing initial weights from the global generator
+        with torch.device(
+            "meta"
+        ):  # without memory, and without drawing initial weights from the global generator
             unet = UNet(**arguments)
-    except (ValueError, RuntimeError) as error:  # the latter: sizes beyond what torch can count
-        raise ValueError(f"{folder / 'config.json'} is no network that UNet can be: {error}") from error
+    except (
+        ValueError,
+        RuntimeError,
+    ) as error:  # the latter: sizes beyond what torch can count
+        raise ValueError(
+            f"{folder / 'config.json'} is no network that UNet can be: {error}"
+        ) from error
     if unet.classes and not (no_label or MARK in config):
-        raise ValueError(f"{folder / 'config.json'} says num_class_embeds = {unet.classes + 1}, but not whether the last of these labels stands for "
-                         "no label, as ours does; if so, or if you always pass labels, say from_diffusers(..., no_label=True)")  # fmt: skip
+        raise ValueError(
+            f"{folder / 'config.json'} says num_class_embeds = {unet.classes + 1}, but not whether the last of these labels stands for "
+            "no label, as ours does; if so, or if you always pass labels, say from_diffusers(..., no_label=True)"
+        )
 
     file, weights = _read_weights(folder)
     names = {name: _theirs(name) for name in unet.state_dict()}
-    _check_fit(file, weights, {names[name]: tensor for name, tensor in unet.state_dict().items()})
-    unet.to_empty(device="cpu").load_state_dict({name: weights[theirs] for name, theirs in names.items()})
+    _check_fit(
+        file,
+        weights,
+        {names[name]: tensor for name, tensor in unet.state_dict().items()},
+    )
+    unet.to_empty(device="cpu").load_state_dict(
+        {name: weights[theirs] for name, theirs in names.items()}
+    )
     return unet.eval()
 
 
-def to_diffusers(unet: UNet, path: str | Path, schedule: Schedule | None = None) -> Path:
+def to_diffusers(
+    unet: UNet, path: str | Path, schedule: Schedule | None = None
+) -> Path:
     """Write the folder `path`, which UNet2DModel.from_pretrained and DDPMPipeline.from_pretrained load: all of it or none of it.
 
     unet      that predicts eps. Its labels become class_labels, the last of which is "no label"; DDPMPipeline itself passes none, so
@@ -128,27 +174,46 @@ def to_diffusers(unet: UNet, path: str | Path, schedule: Schedule | None = None)
     and for a path where something else is, OSError (disk full, read-only) after which what stood at `path` stands there still.
     """
     if not isinstance(unet, UNet):
-        raise TypeError(f"unet is a {type(unet).__name__}; wanted a UNet that predicts eps (the one inside: .module, .network or ._orig_mod)")
+        raise TypeError(
+            f"unet is a {type(unet).__name__}; wanted a UNet that predicts eps (the one inside: .module, .network or ._orig_mod)"
+        )
     schedule = linear_schedule() if schedule is None else schedule
     if not isinstance(schedule, Schedule):
-        raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")
+        raise TypeError(
+            f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()"
+        )
     path = _path(path).absolute()
     _check_free(path)
     texts = {
         "config.json": _config(unet),
-        "model_index.json": {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]},
+        "model_index.json": {
+            "_class_name": "DDPMPipeline",
+            "scheduler": ["diffusers", "DDPMScheduler"],
+            "unet": ["diffusers", "UNet2DModel"],
+        },
         "scheduler/scheduler_config.json": _scheduler_config(schedule),
     }
-    weights = _plain({_theirs(name): tensor for name, tensor in unet.state_dict().items()})
+    weights = _plain(
+        {_theirs(name): tensor for name, tensor in unet.state_dict().items()}
+    )
 
-    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    partial, old = (
+        path.with_name(f".{path.name}.partial"),
+        path.with_name(f".{path.name}.old"),
+    )
     try:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "scheduler").mkdir(parents=True)
-        save_file(weights, partial / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
+        save_file(
+            weights, partial / f"{WEIGHTS}.safetensors", metadata={"format": "pt"}
+        )
         for name, about in texts.items():
-            (partial / name).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        (partial / f"{WEIGHTS}.safetensors").chmod((partial / "config.json").stat().st_mode)  # safetensors makes it private to its owner
+            (partial / name).write_text(
+                json.dumps(about, indent=2) + "\n", encoding="utf-8"
+            )
+        (partial / f"{WEIGHTS}.safetensors").chmod(
+            (partial / "config.json").stat().st_mode
+        )  # safetensors makes it private to its owner
         for file in [*partial.rglob("*"), partial]:
             _flush(file)
         if path.exists():
@@ -159,8 +224,10 @@ def to_diffusers(unet: UNet, path: str | Path, schedule: Schedule | None = None)
         shutil.rmtree(partial, ignore_errors=True)
         if old.exists() and not path.exists():
             old.rename(path)
-        raise OSError(f"the folder {path} could not be written ({error}); what was there before is untouched. "
-                      "Free some space or choose another folder") from error  # fmt: skip
+        raise OSError(
+            f"the folder {path} could not be written ({error}); what was there before is untouched. "
+            "Free some space or choose another folder"
+        ) from error
     shutil.rmtree(old, ignore_errors=True)
     return path
 
@@ -168,21 +235,37 @@ def to_diffusers(unet: UNet, path: str | Path, schedule: Schedule | None = None)
 def _find(path_or_hub_id: str | Path) -> Path:
     """The folder itself, or where the hub id has been fetched to."""
     if not isinstance(path_or_hub_id, (str, Path)):
-        raise TypeError(f"path_or_hub_id is a {type(path_or_hub_id).__name__}; wanted a folder or a hub id such as 'google/ddpm-cifar10-32'")
+        raise TypeError(
+            f"path_or_hub_id is a {type(path_or_hub_id).__name__}; wanted a folder or a hub id such as 'google/ddpm-cifar10-32'"
+        )
     path = Path(path_or_hub_id)
     if path.is_file():
-        raise ValueError(f"{path} is a file; wanted the folder it is in, with config.json and {WEIGHTS}.safetensors")
-    if not path.exists() and isinstance(path_or_hub_id, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", path_or_hub_id):
+        raise ValueError(
+            f"{path} is a file; wanted the folder it is in, with config.json and {WEIGHTS}.safetensors"
+        )
+    if (
+        not path.exists()
+        and isinstance(path_or_hub_id, str)
+        and re.fullmatch(r"\w[\w.-]*/[\w.-]+", path_or_hub_id)
+    ):
         path = _fetch(path_or_hub_id)
     if not any((path / sub / "config.json").is_file() for sub in ("", "unet")):
         state = "no config.json in" if path.is_dir() else "no folder"
-        raise FileNotFoundError(f"{state} {path}; wanted a folder with config.json and {WEIGHTS}.safetensors, a pipeline's folder that has them "
-                                "in unet/, or a hub id such as 'google/ddpm-cifar10-32'")  # fmt: skip
+        raise FileNotFoundError(
+            f"{state} {path}; wanted a folder with config.json and {WEIGHTS}.safetensors, a pipeline's folder that has them "
+            "in unet/, or a hub id such as 'google/ddpm-cifar10-32'"
+        )
     return path
 
 
 def _fetch(hub_id: str) -> Path:
-    about = ["config.json", "unet/config.json", "model_index.json", "scheduler_config.json", "scheduler/scheduler_config.json"]
+    about = [
+        "config.json",
+        "unet/config.json",
+        "model_index.json",
+        "scheduler_config.json",
+        "scheduler/scheduler_config.json",
+    ]
     try:
         from huggingface_hub import snapshot_download
 
@@ -192,7 +275,9 @@ def _fetch(hub_id: str) -> Path:
             if any((folder / name).is_file() for name in wanted):
                 break
         return folder
-    except Exception as error:  # its releases raise those of several libraries, by no common name
+    except (
+        Exception
+    ) as error:  # its releases raise those of several libraries, by no common name
         local = hub_id.split("/")[1]
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
@@ -206,20 +291,34 @@ def _read_json(file: Path, kind: str | None = None) -> dict[str, Any]:
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON ({error}); it is damaged: take another copy") from error
+        raise ValueError(
+            f"{file} is not JSON ({error}); it is damaged: take another copy"
+        ) from error
     if not isinstance(about, dict) or (kind and about.get("_class_name") != kind):
-        found = about.get("_class_name") if isinstance(about, dict) else type(about).__name__
-        raise ValueError(f"{file} describes a {found}; wanted _class_name = {kind!r}, as diffusers writes it")
+        found = (
+            about.get("_class_name")
+            if isinstance(about, dict)
+            else type(about).__name__
+        )
+        raise ValueError(
+            f"{file} describes a {found}; wanted _class_name = {kind!r}, as diffusers writes it"
+        )
     return about
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
     """The arguments of our UNet for the config of a UNet2DModel. Raises ValueError that names every entry that our UNet cannot express."""
     config = {name: value for name, value in config.items() if not name.startswith("_")}
-    wrong = [f"{name} = {config[name]!r}, an argument unknown here" for name in config if name not in FIXED | FREE]
+    wrong = [
+        f"{name} = {config[name]!r}, an argument unknown here"
+        for name in config
+        if name not in FIXED | FREE
+    ]
     for name, (default, *wanted) in FIXED.items():
         if config.get(name, default) not in wanted:
-            wrong.append(f"{name} = {config.get(name, default)!r}{'' if name in config else ' (being missing)'}, wanted {wanted[0]!r}")
+            wrong.append(
+                f"{name} = {config.get(name, default)!r}{'' if name in config else ' (being missing)'}, wanted {wanted[0]!r}"
+            )
     c = FREE | config
     size = c["sample_size"]
     if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
@@ -228,27 +327,68 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
         if not _whole(c[name]):
             wrong.append(f"{name} = {c[name]!r}, wanted one whole number")
     widths, down = c["block_out_channels"], c["down_block_types"]
-    if not isinstance(widths, list) or not widths or not all(_whole(w) and w % widths[0] == 0 for w in widths) or widths[0] % 2 or widths[0] < 4:
-        wrong.append(f"block_out_channels = {widths!r}, wanted multiples of the first, which is even and at least 4")
+    if (
+        not isinstance(widths, list)
+        or not widths
+        or not all(_whole(w) and w % widths[0] == 0 for w in widths)
+        or widths[0] % 2
+        or widths[0] < 4
+    ):
+        wrong.append(
+            f"block_out_channels = {widths!r}, wanted multiples of the first, which is even and at least 4"
+        )
         widths = []
-    if not isinstance(down, list) or len(down) != len(widths or down) or not all(d in ("DownBlock2D", "AttnDownBlock2D") for d in down):
-        wrong.append(f"down_block_types = {down!r}, wanted DownBlock2D or AttnDownBlock2D for each of block_out_channels")
-    elif c["up_block_types"] != (up := [d.replace("Down", "Up") for d in reversed(down)]):
-        wrong.append(f"up_block_types = {c['up_block_types']!r}, wanted the same levels in reverse, {up}")
+    if (
+        not isinstance(down, list)
+        or len(down) != len(widths or down)
+        or not all(d in ("DownBlock2D", "AttnDownBlock2D") for d in down)
+    ):
+        wrong.append(
+            f"down_block_types = {down!r}, wanted DownBlock2D or AttnDownBlock2D for each of block_out_channels"
+        )
+    elif c["up_block_types"] != (
+        up := [d.replace("Down", "Up") for d in reversed(down)]
+    ):
+        wrong.append(
+            f"up_block_types = {c['up_block_types']!r}, wanted the same levels in reverse, {up}"
+        )
     elif widths:
-        attending = {widths[-1], *(w for w, d in zip(widths, down) if d == "AttnDownBlock2D")}
-        if c["attention_head_dim"] is not None and sorted(attending) != [c["attention_head_dim"]]:
-            wrong.append(f"attention_head_dim = {c['attention_head_dim']!r}, wanted null: one head of all {sorted(attending)} channels")
+        attending = {
+            widths[-1],
+            *(w for w, d in zip(widths, down) if d == "AttnDownBlock2D"),
+        }
+        if c["attention_head_dim"] is not None and sorted(attending) != [
+            c["attention_head_dim"]
+        ]:
+            wrong.append(
+                f"attention_head_dim = {c['attention_head_dim']!r}, wanted null: one head of all {sorted(attending)} channels"
+            )
     if c["out_channels"] != c["in_channels"]:
-        wrong.append(f"out_channels = {c['out_channels']!r}, wanted in_channels = {c['in_channels']!r}: eps_hat, and no variance of another kind")
-    if isinstance(c["dropout"], bool) or not isinstance(c["dropout"], (int, float)) or not 0 <= c["dropout"] < 1:
-        wrong.append(f"dropout = {c['dropout']!r}, wanted a probability, 0 <= dropout < 1")
+        wrong.append(
+            f"out_channels = {c['out_channels']!r}, wanted in_channels = {c['in_channels']!r}: eps_hat, and no variance of another kind"
+        )
+    if (
+        isinstance(c["dropout"], bool)
+        or not isinstance(c["dropout"], (int, float))
+        or not 0 <= c["dropout"] < 1
+    ):
+        wrong.append(
+            f"dropout = {c['dropout']!r}, wanted a probability, 0 <= dropout < 1"
+        )
     if c["attn_norm_num_groups"] not in (None, c["norm_num_groups"]):
-        wrong.append(f"attn_norm_num_groups = {c['attn_norm_num_groups']!r}, wanted null or norm_num_groups = {c['norm_num_groups']!r}")
+        wrong.append(
+            f"attn_norm_num_groups = {c['attn_norm_num_groups']!r}, wanted null or norm_num_groups = {c['norm_num_groups']!r}"
+        )
     if widths and c["time_embedding_dim"] not in (None, 4 * widths[0]):
-        wrong.append(f"time_embedding_dim = {c['time_embedding_dim']!r}, wanted null or {4 * widths[0]}")
-    if c["num_class_embeds"] is not None and not (_whole(c["num_class_embeds"]) and c["num_class_embeds"] > 1):
-        wrong.append(f"num_class_embeds = {c['num_class_embeds']!r}, wanted null, or the number of labels and one for no label")
+        wrong.append(
+            f"time_embedding_dim = {c['time_embedding_dim']!r}, wanted null or {4 * widths[0]}"
+        )
+    if c["num_class_embeds"] is not None and not (
+        _whole(c["num_class_embeds"]) and c["num_class_embeds"] > 1
+    ):
+        wrong.append(
+            f"num_class_embeds = {c['num_class_embeds']!r}, wanted null, or the number of labels and one for no label"
+        )
     if wrong:
         raise ValueError("; ".join(wrong))
     return dict(
@@ -257,7 +397,11 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
         width=widths[0],
         multipliers=tuple(w // widths[0] for w in widths),
         blocks=c["layers_per_block"],
-        attention=tuple(c["sample_size"] // 2**i for i, d in enumerate(down) if d == "AttnDownBlock2D"),
+        attention=tuple(
+            c["sample_size"] // 2**i
+            for i, d in enumerate(down)
+            if d == "AttnDownBlock2D"
+        ),
         dropout=c["dropout"],
         classes=c["num_class_embeds"] - 1 if c["num_class_embeds"] else None,
         groups=c["norm_num_groups"],
@@ -271,39 +415,66 @@ def _whole(value: object) -> bool:
 def _config(unet: UNet) -> dict[str, Any]:
     """The config of a UNet2DModel that is this UNet. Raises ValueError that names what would be lost."""
     c: dict[str, Any] = unet.config
-    kinds = ["Attn" * (c["image_size"] // 2**i in c["attention"]) + "DownBlock2D" for i in range(len(c["multipliers"]))]
-    ours = {name: wanted for name, (default, wanted, *_) in FIXED.items() if wanted != default}
-    config: dict[str, Any] = {"_class_name": "UNet2DModel", MARK: "written by to_diffusers"} | ours | dict(
-        sample_size=c["image_size"],
-        in_channels=c["channels"],
-        out_channels=c["channels"],
-        block_out_channels=[c["width"] * m for m in c["multipliers"]],
-        down_block_types=kinds,
-        up_block_types=[kind.replace("Down", "Up") for kind in reversed(kinds)],
-        layers_per_block=c["blocks"],
-        dropout=c["dropout"],
-        norm_num_groups=c["groups"],
-        attention_head_dim=None,  # one head: not to be left out, which is 8 in most releases
+    kinds = [
+        "Attn" * (c["image_size"] // 2**i in c["attention"]) + "DownBlock2D"
+        for i in range(len(c["multipliers"]))
+    ]
+    ours = {
+        name: wanted
+        for name, (default, wanted, *_) in FIXED.items()
+        if wanted != default
+    }
+    config: dict[str, Any] = (
+        {"_class_name": "UNet2DModel", MARK: "written by to_diffusers"}
+        | ours
+        | dict(
+            sample_size=c["image_size"],
+            in_channels=c["channels"],
+            out_channels=c["channels"],
+            block_out_channels=[c["width"] * m for m in c["multipliers"]],
+            down_block_types=kinds,
+            up_block_types=[kind.replace("Down", "Up") for kind in reversed(kinds)],
+            layers_per_block=c["blocks"],
+            dropout=c["dropout"],
+            norm_num_groups=c["groups"],
+            attention_head_dim=None,  # one head: not to be left out, which is 8 in most releases
+        )
     )
     if c["classes"]:
         config["num_class_embeds"] = c["classes"] + 1
     with torch.device("meta"):
         back: dict[str, Any] = UNet(**_arguments(config)).config
-    lost = {name: value for name, value in c.items() if (set(value) != set(back[name]) if name == "attention" else value != back[name])}
+    lost = {
+        name: value
+        for name, value in c.items()
+        if (
+            set(value) != set(back[name])
+            if name == "attention"
+            else value != back[name]
+        )
+    }
     if lost:
-        raise ValueError(f"UNet({', '.join(f'{name}={value!r}' for name, value in lost.items())}, ...) is no UNet2DModel, which answers with "
-                         "as many channels as it is given and whose first level is as wide as its embedding")  # fmt: skip
+        raise ValueError(
+            f"UNet({', '.join(f'{name}={value!r}' for name, value in lost.items())}, ...) is no UNet2DModel, which answers with "
+            "as many channels as it is given and whose first level is as wide as its embedding"
+        )
     return config
 
 
 def _scheduler_config(schedule: Schedule) -> dict[str, Any]:
     beta = schedule.beta[1:]
     first, last = float(beta[0]), float(beta[-1])
-    linear = torch.equal(beta, torch.linspace(first, last, schedule.T, dtype=torch.float64))
+    linear = torch.equal(
+        beta, torch.linspace(first, last, schedule.T, dtype=torch.float64)
+    )
     return {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": schedule.T,
-        **({"beta_schedule": "linear", "beta_start": first, "beta_end": last} if linear else {"trained_betas": beta.tolist()}),
+        **(
+            {"beta_schedule": "linear", "beta_start": first, "beta_end": last}
+            if linear
+            else {"trained_betas": beta.tolist()}
+        ),
         "variance_type": "fixed_large",  # beta
         "clip_sample": True,
         "clip_sample_range": 1.0,
@@ -318,14 +489,18 @@ def _check_free(path: Path) -> None:
     if path.is_dir():
         inside = {file.relative_to(path).as_posix() for file in path.rglob("*")}
         about = _read_json(path / "config.json") if "config.json" in inside else {}
-        if not inside or (inside <= WRITTEN and MARK in about and "_diffusers_version" not in about):  # which diffusers adds when it saves
+        if not inside or (
+            inside <= WRITTEN and MARK in about and "_diffusers_version" not in about
+        ):  # which diffusers adds when it saves
             return
         found = f"the folder {path} holds {', '.join(sorted(inside - WRITTEN)[:5]) or 'a model'}, which to_diffusers did not write"
     elif path.exists() or path.is_symlink():
         found = f"{path} is a file"
     else:
         return
-    raise ValueError(f"{found}, and nothing was changed; wanted a new folder, or one that to_diffusers wrote")
+    raise ValueError(
+        f"{found}, and nothing was changed; wanted a new folder, or one that to_diffusers wrote"
+    )
 
 
 def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -335,15 +510,24 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
         try:
             weights = load_file(file)
         except SafetensorError as error:
-            raise ValueError(f"{file} ({file.stat().st_size} bytes) is truncated or damaged, or a Git LFS pointer ({error}); "
-                             "take another copy") from error  # fmt: skip
+            raise ValueError(
+                f"{file} ({file.stat().st_size} bytes) is truncated or damaged, or a Git LFS pointer ({error}); "
+                "take another copy"
+            ) from error
     elif (file := folder / f"{WEIGHTS}.bin").is_file():
         weights = _unpickle(file)
     else:
-        raise FileNotFoundError(f"no {WEIGHTS}.safetensors or .bin in {folder}; it holds {sorted(f.name for f in folder.iterdir())}")
-    renamed = {re.sub(r"(attentions\.\d+)\.(\w+)\.", _newer, name): tensor for name, tensor in weights.items()}
+        raise FileNotFoundError(
+            f"no {WEIGHTS}.safetensors or .bin in {folder}; it holds {sorted(f.name for f in folder.iterdir())}"
+        )
+    renamed = {
+        re.sub(r"(attentions\.\d+)\.(\w+)\.", _newer, name): tensor
+        for name, tensor in weights.items()
+    }
     if len(renamed) < len(weights):
-        raise ValueError(f"{file} holds some tensors of attention twice, by their old and their new names; wanted one of each")
+        raise ValueError(
+            f"{file} holds some tensors of attention twice, by their old and their new names; wanted one of each"
+        )
     return file, renamed
 
 
@@ -354,39 +538,67 @@ def _newer(old: re.Match[str]) -> str:
 def _unpickle(file: Path) -> dict[str, Tensor]:
     """A .bin, of which torch builds tensors in dictionaries and nothing else."""
     if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 6):
-        raise ValueError(f"{file} is a pickle, and torch {torch.__version__} can be made to run code by one even with weights_only=True "
-                         "(CVE-2025-32434); wanted a .safetensors file, or torch 2.6")  # fmt: skip
+        raise ValueError(
+            f"{file} is a pickle, and torch {torch.__version__} can be made to run code by one even with weights_only=True "
+            "(CVE-2025-32434); wanted a .safetensors file, or torch 2.6"
+        )
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asks = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"asks for {asks[1]}, which could run code" if asks else "asks for more, or is no pickle"
-        raise ValueError(f"{file} was refused and nothing of it executed: a pickle of tensors was wanted, and it {what}. "
-                         "Ask for a .safetensors file") from None  # torch's own message advises to switch its guard off  # fmt: skip
+        what = (
+            f"asks for {asks[1]}, which could run code"
+            if asks
+            else "asks for more, or is no pickle"
+        )
+        raise ValueError(
+            f"{file} was refused and nothing of it executed: a pickle of tensors was wanted, and it {what}. "
+            "Ask for a .safetensors file"
+        ) from None  # torch's own message advises to switch its guard off
     except Exception as error:  # a stranger's bytes can fail anywhere in it
-        raise ValueError(f"{file} ({file.stat().st_size} bytes) is truncated or damaged ({' '.join(str(error).split())[:150] or 'it ends early'}); "
-                         "take another copy") from error  # fmt: skip
-    if not isinstance(weights, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
-        raise ValueError(f"{file} holds a {type(weights).__name__} of other things than named tensors; wanted the state_dict of a UNet2DModel")
+        raise ValueError(
+            f"{file} ({file.stat().st_size} bytes) is truncated or damaged ({' '.join(str(error).split())[:150] or 'it ends early'}); "
+            "take another copy"
+        ) from error
+    if not isinstance(weights, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
+    ):
+        raise ValueError(
+            f"{file} holds a {type(weights).__name__} of other things than named tensors; wanted the state_dict of a UNet2DModel"
+        )
     return weights
 
 
-def _check_fit(file: Path, weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+def _check_fit(
+    file: Path, weights: dict[str, Tensor], wanted: dict[str, Tensor]
+) -> None:
     problems = []
-    for what, names in (("lacks", wanted.keys() - weights.keys()), ("has surplus", weights.keys() - wanted.keys())):
+    for what, names in (
+        ("lacks", wanted.keys() - weights.keys()),
+        ("has surplus", weights.keys() - wanted.keys()),
+    ):
         if names:
             problems.append(f"{what} {_some(sorted(names))}")
-    misshapen = [f"{name} of {weights[name].dtype} {tuple(weights[name].shape)} where floats {tuple(tensor.shape)} were wanted"
-                 for name, tensor in wanted.items()
-                 if name in weights and (weights[name].shape != tensor.shape or not weights[name].is_floating_point())]  # fmt: skip
+    misshapen = [
+        f"{name} of {weights[name].dtype} {tuple(weights[name].shape)} where floats {tuple(tensor.shape)} were wanted"
+        for name, tensor in wanted.items()
+        if name in weights
+        and (
+            weights[name].shape != tensor.shape or not weights[name].is_floating_point()
+        )
+    ]
     if misshapen:
         problems.append(f"has {_some(misshapen)}")
     if problems:
-        raise ValueError(f"{file} {' and '.join(problems)}; it does not fit its config.json: take another copy of both")
+        raise ValueError(
+            f"{file} {' and '.join(problems)}; it does not fit its config.json: take another copy of both"
+        )
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return ", ".join(names[:6]) + (
+        f" and {len(names) - 6} more" if len(names) > 6 else ""
+    )
 
 
 def _theirs(name: str) -> str:

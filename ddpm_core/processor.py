@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-LARGE = 2**18  # entries of a tensor from which on it pays to take a detour for time or memory; in float32 they fit a core's cache
+LARGE = (
+    2**18
+)  # entries of a tensor from which on it pays to take a detour for time or memory; in float32 they fit a core's cache
 
 
 class GroupNorm(nn.GroupNorm):
@@ -25,10 +27,22 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         (_, C, H, W), G, train = x.shape, self.num_groups, torch.is_grad_enabled()
-        slow = x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.is_contiguous(memory_format=torch.channels_last)
-        if not slow or C >= 16 * G or x.numel() < LARGE or (H * W >= 1024 and not train) or torch.compiler.is_compiling():
+        slow = (
+            x.device.type == "cpu"
+            and x.dtype == torch.bfloat16
+            and x.is_contiguous(memory_format=torch.channels_last)
+        )
+        if (
+            not slow
+            or C >= 16 * G
+            or x.numel() < LARGE
+            or (H * W >= 1024 and not train)
+            or torch.compiler.is_compiling()
+        ):
             return super().forward(x)
-        answer: Tensor = cast(Any, _NormBySums).apply(x, self.weight, self.bias, G, self.eps)  # of which some versions of torch know the type
+        answer: Tensor = cast(Any, _NormBySums).apply(
+            x, self.weight, self.bias, G, self.eps
+        )  # of which some versions of torch know the type
         return answer
 
 
@@ -36,20 +50,36 @@ class _NormBySums(torch.autograd.Function):
     """GroupNorm by sums, some images at a time, so that they stay in the cache from one line to the next."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, G: int, eps: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, G: int, eps: float
+    ) -> Tensor:
         B, C, H, W = x.shape
         if H * W >= 1024:  # there torch's own way is slow only for the gradient
-            answer, mean, rstd = torch.native_group_norm(x, weight.float(), bias.float(), B, C, H * W, G, eps)
+            answer, mean, rstd = torch.native_group_norm(
+                x, weight.float(), bias.float(), B, C, H * W, G, eps
+            )
             mean, rstd = mean.view(B, G, 1), rstd.view(B, G, 1)
         else:
-            answer, mean, rstd = torch.empty_like(x), torch.empty(B, G, 1), torch.empty(B, G, 1)
+            answer, mean, rstd = (
+                torch.empty_like(x),
+                torch.empty(B, G, 1),
+                torch.empty(B, G, 1),
+            )
             for some, out, (pixels,) in _pieces(answer, x):
-                m = pixels.sum(1).view(-1, G, C // G).mean(2, keepdim=True) / (H * W)  # (b, G, 1)
-                square = (pixels * pixels).sum(1).view(-1, G, C // G).mean(2, keepdim=True) / (H * W)
+                m = pixels.sum(1).view(-1, G, C // G).mean(2, keepdim=True) / (
+                    H * W
+                )  # (b, G, 1)
+                square = (pixels * pixels).sum(1).view(-1, G, C // G).mean(
+                    2, keepdim=True
+                ) / (H * W)
                 r = (square - m**2 + eps).rsqrt()
                 scale = r * weight.view(G, -1)  # (b, G, C/G)
                 shift = bias.view(G, -1) - m * scale
-                out.copy_(torch.addcmul(shift.view(-1, 1, C), pixels, scale.view(-1, 1, C), out=pixels))
+                out.copy_(
+                    torch.addcmul(
+                        shift.view(-1, 1, C), pixels, scale.view(-1, 1, C), out=pixels
+                    )
+                )
                 mean[some], rstd[some] = m, r
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.groups, ctx.eps = G, eps
@@ -58,29 +88,63 @@ class _NormBySums(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         """rstd (w d - <w d> - x' <w d x'>) with x' = (x - mean) rstd, d the gradient of the answer, <> the mean over a group."""
-        (x, weight, bias, mean, rstd), (d,), G = ctx.saved_tensors, gradients, ctx.groups
-        if torch.is_grad_enabled():  # somebody wants a second derivative: all of it torch's way
-            inputs = [each for each, needed in zip((x, weight, bias), ctx.needs_input_grad) if needed]
-            found = iter(torch.autograd.grad(F.group_norm(x, G, weight.to(x.dtype), bias.to(x.dtype), ctx.eps), inputs, d, create_graph=True))
-            return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
+        (x, weight, bias, mean, rstd), (d,), G = (
+            ctx.saved_tensors,
+            gradients,
+            ctx.groups,
+        )
+        if (
+            torch.is_grad_enabled()
+        ):  # somebody wants a second derivative: all of it torch's way
+            inputs = [
+                each
+                for each, needed in zip((x, weight, bias), ctx.needs_input_grad)
+                if needed
+            ]
+            found = iter(
+                torch.autograd.grad(
+                    F.group_norm(x, G, weight.to(x.dtype), bias.to(x.dtype), ctx.eps),
+                    inputs,
+                    d,
+                    create_graph=True,
+                )
+            )
+            return tuple(
+                next(found) if needed else None for needed in ctx.needs_input_grad
+            )
         answer, C, w = torch.empty_like(x), x.shape[1], weight.float().view(G, -1)
         by_weight, by_bias = torch.zeros_like(w), torch.zeros_like(w)
         for some, out, (pixels, slope) in _pieces(answer, x, d):
             m, r = mean[some], rstd[some]  # (b, G, 1)
             sums = slope.sum(1).view(-1, G, C // G)
-            products = ((pixels * slope).sum(1).view(-1, G, C // G) - m * sums) * r  # of d and x'
+            products = (
+                (pixels * slope).sum(1).view(-1, G, C // G) - m * sums
+            ) * r  # of d and x'
             by_weight += products.sum(0)
             by_bias += sums.sum(0)
-            of_d, of_product = ((w * each).mean(2, keepdim=True) / pixels.shape[1] for each in (sums, products))
+            of_d, of_product = (
+                (w * each).mean(2, keepdim=True) / pixels.shape[1]
+                for each in (sums, products)
+            )
             scale = -of_product * r**2
             shift = -of_d * r - m * scale
-            scale, shift = (each.expand(-1, G, C // G).reshape(-1, 1, C) for each in (scale, shift))
+            scale, shift = (
+                each.expand(-1, G, C // G).reshape(-1, 1, C) for each in (scale, shift)
+            )
             torch.addcmul(shift, pixels, scale, out=pixels)
             out.copy_(pixels.addcmul_(slope, (w * r).view(-1, 1, C)))
-        return answer, by_weight.view(C).to(weight.dtype), by_bias.view(C).to(bias.dtype), None, None
+        return (
+            answer,
+            by_weight.view(C).to(weight.dtype),
+            by_bias.view(C).to(bias.dtype),
+            None,
+            None,
+        )
 
 
-def _pieces(out: Tensor, *images: Tensor) -> Iterator[tuple[slice, Tensor, list[Tensor]]]:
+def _pieces(
+    out: Tensor, *images: Tensor
+) -> Iterator[tuple[slice, Tensor, list[Tensor]]]:
     """Which images, their part of `out`, and they in float32, (b, H * W, C) each; the memory is the same for every piece."""
     B, C, H, W = out.shape
     step = max(1, LARGE // (C * H * W))
@@ -88,7 +152,14 @@ def _pieces(out: Tensor, *images: Tensor) -> Iterator[tuple[slice, Tensor, list[
     pixels = [rearrange(each, "b c h w -> b (h w) c") for each in (out, *images)]
     for start in range(0, B, step):
         some = slice(start, min(start + step, B))
-        yield some, pixels[0][some], [place[: some.stop - start].copy_(each[some]) for place, each in zip(memory, pixels[1:])]
+        yield (
+            some,
+            pixels[0][some],
+            [
+                place[: some.stop - start].copy_(each[some])
+                for place, each in zip(memory, pixels[1:])
+            ],
+        )
 
 
 class Dropout(nn.Dropout):
@@ -100,13 +171,23 @@ class Dropout(nn.Dropout):
     def draw(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """What drops entries of tensors like x: the same ones each time on a processor, others each time elsewhere; none in eval mode."""
         if not self.training or self.p == 0:
-            return lambda x: x  # not torch's dropout, which would look at `training` again when the gradient is taken
+            return (
+                lambda x: x
+            )  # not torch's dropout, which would look at `training` again when the gradient is taken
         if x.device.type != "cpu" or self.p == 1:
             return super().forward
         kept = round((1 - self.p) * 65536)
-        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)  # all 64 bits; four entries a word
-        mask = (words.view(torch.int16)[: x.numel()] < kept - 32768).to(x.dtype).mul_(65536 / kept)
-        mask = mask.as_strided(x.shape, torch.empty_like(x).stride())  # laid out like x, or the product takes three times as long
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(
+            -(2**63), None
+        )  # all 64 bits; four entries a word
+        mask = (
+            (words.view(torch.int16)[: x.numel()] < kept - 32768)
+            .to(x.dtype)
+            .mul_(65536 / kept)
+        )
+        mask = mask.as_strided(
+            x.shape, torch.empty_like(x).stride()
+        )  # laid out like x, or the product takes three times as long
         return lambda x: x * mask
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,20 +197,35 @@ class Dropout(nn.Dropout):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(C)) v for (B, heads, tokens, C): torch's kernel, but for few tokens in bfloat16 it takes six times as long for
     the gradient as these products do, even in float32. With them a small network trains 1.05 to 1.07 times as fast."""
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[-2] > 64 or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if (
+        q.device.type != "cpu"
+        or q.dtype != torch.bfloat16
+        or q.shape[-2] > 64
+        or not torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+    ):
         return F.scaled_dot_product_attention(q, k, v)
     with torch.autocast("cpu", enabled=False):
-        weights = (q.float() @ k.float().mT / math.sqrt(q.shape[-1])).softmax(-1)  # (B, heads, tokens, tokens)
+        weights = (q.float() @ k.float().mT / math.sqrt(q.shape[-1])).softmax(
+            -1
+        )  # (B, heads, tokens, tokens)
         return (weights @ v.float()).to(q.dtype)
 
 
-def remade(make: Callable[[Tensor], Tensor], x: Tensor, then: Callable[[Tensor], Tensor]) -> Tensor:
+def remade(
+    make: Callable[[Tensor], Tensor], x: Tensor, then: Callable[[Tensor], Tensor]
+) -> Tensor:
     """then(make(x)); on a processor the gradient keeps x alone and makes make(x) again, which takes a fifth off the memory of training.
 
     `make` has to be cheap and to answer the same every time. Small tensors are kept: they are not worth the calls.
     """
     made = make(x)
-    if x.device.type != "cpu" or x.numel() < LARGE or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if (
+        x.device.type != "cpu"
+        or x.numel() < LARGE
+        or not torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+    ):
         answer: Tensor = then(made)
         return answer
     place, source = made.data_ptr(), x.detach()
@@ -138,7 +234,9 @@ def remade(make: Callable[[Tensor], Tensor], x: Tensor, then: Callable[[Tensor],
         return None if tensor.data_ptr() == place else tensor
 
     def give(kept: Tensor | None) -> Tensor:
-        with torch.enable_grad():  # as the first time; `source` asks for no gradient, so nothing is recorded
+        with (
+            torch.enable_grad()
+        ):  # as the first time; `source` asks for no gradient, so nothing is recorded
             return make(source) if kept is None else kept
 
     with torch.autograd.graph.saved_tensors_hooks(keep, give):
@@ -156,14 +254,23 @@ class PackedConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
-        self.how = (list(cast(tuple[int, int], conv.padding)), list(conv.stride), list(conv.dilation), conv.groups)
-        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(conv.weight.detach().to_mkldnn(), *self.how)
+        self.how = (
+            list(cast(tuple[int, int], conv.padding)),
+            list(conv.stride),
+            list(conv.dilation),
+            conv.groups,
+        )
+        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            conv.weight.detach().to_mkldnn(), *self.how
+        )
         self.bias = cast(Tensor, conv.bias)
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         convolve, bias = torch.ops.mkldnn._convolution_pointwise, self.bias
         if plus is not None and plus.shape[2:] == x.shape[2:]:
-            both: Tensor = convolve.binary(x, plus, self.weight, bias, *self.how, "add", 1.0, None, [], None)
+            both: Tensor = convolve.binary(
+                x, plus, self.weight, bias, *self.how, "add", 1.0, None, [], None
+            )
             return both
         if plus is not None and len(plus) == 1:
             bias, plus = bias + plus.flatten(), None
@@ -175,17 +282,29 @@ def pack(network: nn.Module) -> None:
     """Packs the bfloat16 convolutions of a network on a processor, in place, where torch and the processor can; one with hooks or of
     another class stays. Not in float32: it gains a few hundredths there, and with AVX2 alone a batch of one takes nine times as long.
     """
-    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise") or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if (
+        not hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        or not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    ):
         return
     for name, part in network.named_children():
-        if type(part) is nn.Conv2d and part.weight.dtype == torch.bfloat16 and _plain(part):
+        if (
+            type(part) is nn.Conv2d
+            and part.weight.dtype == torch.bfloat16
+            and _plain(part)
+        ):
             setattr(network, name, PackedConv2d(part))
         else:
             pack(part)
 
 
 def _plain(conv: nn.Conv2d) -> bool:
-    return conv.bias is not None and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple) and not (conv._forward_hooks or conv._forward_pre_hooks)
+    return (
+        conv.bias is not None
+        and conv.padding_mode == "zeros"
+        and isinstance(conv.padding, tuple)
+        and not (conv._forward_hooks or conv._forward_pre_hooks)
+    )
 
 
 def added(conv: nn.Module, x: Tensor, plus: Tensor) -> Tensor:

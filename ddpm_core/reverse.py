@@ -46,10 +46,14 @@ def predict_x0(schedule: Schedule, x_t: Tensor, t: int | Tensor, eps: Tensor) ->
     Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, for NaN, and for shapes that do not fit.
     """
     check_images(schedule, t, x_t=x_t, eps=eps)
-    return (x_t - at((1 - schedule.alpha_bar).sqrt(), t, x_t) * eps) / at(schedule.alpha_bar.sqrt(), t, x_t)
+    return (x_t - at((1 - schedule.alpha_bar).sqrt(), t, x_t) * eps) / at(
+        schedule.alpha_bar.sqrt(), t, x_t
+    )
 
 
-def reverse_mean(schedule: Schedule, x_t: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
+def reverse_mean(
+    schedule: Schedule, x_t: Tensor, t: int | Tensor, eps: Tensor
+) -> Tensor:
     """Eq. (11): mu_theta(x_t, t) = (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t).
 
     x_t  (B, ...) float      t  int or LongTensor (B,) in 1..T      eps  like x_t, the model's guess      ->  like x_t
@@ -72,13 +76,21 @@ def reverse_variance(schedule: Schedule, variance: str = "beta") -> Tensor:
     (beta_1 where T = 1). Sampling never meets that entry: it adds no noise at t = 1.
     """
     if variance not in VARIANCES:
-        raise ValueError(f'variance = {variance!r}; wanted "beta", "beta_tilde" or "learned"')
+        raise ValueError(
+            f'variance = {variance!r}; wanted "beta", "beta_tilde" or "learned"'
+        )
     var = (schedule.beta_tilde if variance == "beta_tilde" else schedule.beta).clone()
     var[1] = schedule.beta_tilde[2] if schedule.T > 1 else schedule.beta[1]
     return var
 
 
-def ask(model: Model, x_t: Tensor, t: int | Tensor, variance: str = "beta", labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+def ask(
+    model: Model,
+    x_t: Tensor,
+    t: int | Tensor,
+    variance: str = "beta",
+    labels: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """model(x_t, t) with t as a LongTensor (B,) -> eps_hat, and v if the variance is "learned", else None; both like x_t.
 
     With labels, LongTensor (B,), it is model(x_t, t, labels).
@@ -86,11 +98,18 @@ def ask(model: Model, x_t: Tensor, t: int | Tensor, variance: str = "beta", labe
     TypeError for a model that cannot be called, or whose answer is no tensor.
     """
     if not callable(model):
-        raise TypeError(f"model is a {type(model).__name__}; wanted a callable model(x_t, t) -> eps_hat, such as UNet(...)")
+        raise TypeError(
+            f"model is a {type(model).__name__}; wanted a callable model(x_t, t) -> eps_hat, such as UNet(...)"
+        )
     t = torch.full(x_t.shape[:1], t, device=x_t.device) if isinstance(t, int) else t
-    answer, shape = model(x_t, t) if labels is None else model(x_t, t, labels), tuple(x_t.shape)
+    answer, shape = (
+        model(x_t, t) if labels is None else model(x_t, t, labels),
+        tuple(x_t.shape),
+    )
     if not isinstance(answer, Tensor):
-        raise TypeError(f"the model returned a {type(answer).__name__}; wanted eps_hat, a tensor of shape {shape}")
+        raise TypeError(
+            f"the model returned a {type(answer).__name__}; wanted eps_hat, a tensor of shape {shape}"
+        )
     both = (shape[0], 2 * shape[1], *shape[2:]) if len(shape) > 1 else shape
     if variance != "learned" and answer.shape == shape:
         return answer, None
@@ -99,20 +118,30 @@ def ask(model: Model, x_t: Tensor, t: int | Tensor, variance: str = "beta", labe
         return eps_hat, v.to(x_t.dtype)
     hint = ""
     if answer.shape == both != shape:
-        hint = ', or pass variance="learned" for a network that also predicts its variance'
+        hint = (
+            ', or pass variance="learned" for a network that also predicts its variance'
+        )
     elif answer.shape == shape:
         hint = ', as UNet(learn_variance=True) gives it, or variance="beta"'
-    raise ValueError(f"the model returned shape {tuple(answer.shape)} for x_t of shape {shape}; wanted "
-                     f"{both if variance == 'learned' else 'the same shape'}{hint}")  # fmt: skip
+    raise ValueError(
+        f"the model returned shape {tuple(answer.shape)} for x_t of shape {shape}; wanted "
+        f"{both if variance == 'learned' else 'the same shape'}{hint}"
+    )
 
 
-def eps_of_x0(schedule: Schedule, x_t: Tensor, t: int | Tensor, x0_hat: Tensor) -> Tensor:
+def eps_of_x0(
+    schedule: Schedule, x_t: Tensor, t: int | Tensor, x0_hat: Tensor
+) -> Tensor:
     """Eq. (15) solved for eps: (x_t - sqrt(alpha_bar_t) x0_hat) / sqrt(1 - alpha_bar_t). Arguments and errors as `predict_x0`."""
     check_images(schedule, t, x_t=x_t, x0_hat=x0_hat)
-    return (x_t - at(schedule.alpha_bar.sqrt(), t, x_t) * x0_hat) / at((1 - schedule.alpha_bar).sqrt(), t, x_t)
+    return (x_t - at(schedule.alpha_bar.sqrt(), t, x_t) * x0_hat) / at(
+        (1 - schedule.alpha_bar).sqrt(), t, x_t
+    )
 
 
-def eps_of_mean(schedule: Schedule, x_t: Tensor, t: int | Tensor, mean: Tensor) -> Tensor:
+def eps_of_mean(
+    schedule: Schedule, x_t: Tensor, t: int | Tensor, mean: Tensor
+) -> Tensor:
     """Eq. (11) solved for eps: (x_t - sqrt(alpha_t) mu_theta) sqrt(1 - alpha_bar_t) / beta_t. Arguments and errors as `reverse_mean`.
 
     The factor is 100 at t = 1 and 50 at t = T of the paper's schedule: so much larger is the rounding of eps than that of the mean.
@@ -123,9 +152,13 @@ def eps_of_mean(schedule: Schedule, x_t: Tensor, t: int | Tensor, mean: Tensor) 
 
 
 @overload
-def as_eps_model(network: nn.Module, schedule: Schedule, prediction: str = "eps") -> nn.Module: ...
+def as_eps_model(
+    network: nn.Module, schedule: Schedule, prediction: str = "eps"
+) -> nn.Module: ...
 @overload
-def as_eps_model(network: Model, schedule: Schedule, prediction: str = "eps") -> Model: ...
+def as_eps_model(
+    network: Model, schedule: Schedule, prediction: str = "eps"
+) -> Model: ...
 def as_eps_model(network: Model, schedule: Schedule, prediction: str = "eps") -> Model:
     """A network that predicts mu_tilde or x_0, as a model (x_t, t) -> eps_hat: the same guess, rewritten by Eq. (11) or (15).
 
@@ -154,10 +187,14 @@ class EpsModel(nn.Module):
         guess, v = answer[:, :channels], answer[:, channels:]
         eps_of = eps_of_mean if self.prediction == "mu" else eps_of_x0
         eps_hat = eps_of(self.schedule, x_t, t, guess)
-        return torch.cat([eps_hat, v.to(eps_hat.dtype)], dim=1) if v.shape[1] else eps_hat
+        return (
+            torch.cat([eps_hat, v.to(eps_hat.dtype)], dim=1) if v.shape[1] else eps_hat
+        )
 
 
-def reverse_process(model: Model, schedule: Schedule, variance: str = "beta", clip_x0: bool = False) -> Reverse:
+def reverse_process(
+    model: Model, schedule: Schedule, variance: str = "beta", clip_x0: bool = False
+) -> Reverse:
     """p_theta(x_{t-1} | x_t) = N(mu_theta(x_t, t), sigma_t^2 I) of a noise predictor, as a callable (x_t, t) -> mean, var.
 
     model  callable (x_t, t) -> eps_hat     variance, clip_x0  as in `sample`; without clipping the mean is Eq. (11)
@@ -167,7 +204,9 @@ def reverse_process(model: Model, schedule: Schedule, variance: str = "beta", cl
     def reverse(x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
         eps_hat, v = ask(model, x_t, t, variance)
         if clip_x0:
-            mean, _ = q_posterior(schedule, predict_x0(schedule, x_t, t, eps_hat).clamp(-1, 1), x_t, t)
+            mean, _ = q_posterior(
+                schedule, predict_x0(schedule, x_t, t, eps_hat).clamp(-1, 1), x_t, t
+            )
         else:
             mean = reverse_mean(schedule, x_t, t, eps_hat)
         return mean, at(sigma2, t, x_t) if v is None else at(sigma2, t, x_t) * v.exp()
@@ -178,7 +217,11 @@ def reverse_process(model: Model, schedule: Schedule, variance: str = "beta", cl
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
     """A Module and all its parts in eval mode inside; afterwards each part in its own mode from before."""
-    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
+    modes = (
+        [(part, part.training) for part in model.modules()]
+        if isinstance(model, nn.Module)
+        else []
+    )
     if isinstance(model, nn.Module):
         model.eval()
     try:
@@ -201,21 +244,40 @@ def fresh_generator(device: torch.device) -> Generator:
     return generator
 
 
-def draw(kind: Callable[..., Tensor], shape: Sequence[int], generator: Generator | Sequence[Generator], **how: Any) -> Tensor:
+def draw(
+    kind: Callable[..., Tensor],
+    shape: Sequence[int],
+    generator: Generator | Sequence[Generator],
+    **how: Any,
+) -> Tensor:
     """kind(shape), such as torch.randn, from one generator, or image by image from a list of them; on the generators' device."""
     if isinstance(generator, Generator):
         return kind(shape, generator=generator, device=generator.device, **how)
-    return torch.stack([kind(shape[1:], generator=one, device=one.device, **how) for one in generator])
+    return torch.stack(
+        [kind(shape[1:], generator=one, device=one.device, **how) for one in generator]
+    )
 
 
-def check_randomness(generator: Generator | Sequence[Generator] | None, labels: Tensor | None, batch: int) -> None:
+def check_randomness(
+    generator: Generator | Sequence[Generator] | None, labels: Tensor | None, batch: int
+) -> None:
     """Raise unless there is one generator (or none), or one for each image; and one label for each image, or none at all."""
     if generator is not None and not isinstance(generator, Generator):
-        if not isinstance(generator, (list, tuple)) or not all(isinstance(one, Generator) for one in generator):
-            raise TypeError(f"generator = {generator!r}; wanted a torch.Generator, such as torch.Generator().manual_seed(0), or a list of them")
+        if not isinstance(generator, (list, tuple)) or not all(
+            isinstance(one, Generator) for one in generator
+        ):
+            raise TypeError(
+                f"generator = {generator!r}; wanted a torch.Generator, such as torch.Generator().manual_seed(0), or a list of them"
+            )
         if len(generator) != batch:
-            raise ValueError(f"{len(generator)} generators for {batch} images; wanted one, or one for each image")
+            raise ValueError(
+                f"{len(generator)} generators for {batch} images; wanted one, or one for each image"
+            )
     if labels is not None and not isinstance(labels, Tensor):
-        raise TypeError(f"labels are a {type(labels).__name__}; wanted a LongTensor ({batch},), such as torch.tensor([0, 1])")
+        raise TypeError(
+            f"labels are a {type(labels).__name__}; wanted a LongTensor ({batch},), such as torch.tensor([0, 1])"
+        )
     if labels is not None and (labels.dtype != torch.int64 or labels.shape != (batch,)):
-        raise ValueError(f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}; wanted a LongTensor ({batch},)")
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}; wanted a LongTensor ({batch},)"
+        )

@@ -15,17 +15,40 @@ from torch import Generator, Tensor
 from .forward import q_posterior
 from .hardware import choose_sampling
 from .processor import pack
-from .reverse import VARIANCES, Model, ask, check_randomness, device_of, draw, evaluating, fresh_generator, predict_x0
+from .reverse import (
+    VARIANCES,
+    Model,
+    ask,
+    check_randomness,
+    device_of,
+    draw,
+    evaluating,
+    fresh_generator,
+    predict_x0,
+)
 from .schedule import Schedule, at, send
 from .unet import UNet
 
 SAMPLERS = ("ddpm", "ddim", "dpm")
 
 
-def sample(model: Model, schedule: Schedule, shape: Sequence[int], *, steps: int | None = None, sampler: str = "ddpm",
-           variance: str = "beta", clip_x0: bool = True, generator: Generator | Sequence[Generator] | None = None,
-           x_T: Tensor | None = None, labels: Tensor | None = None, guidance: float = 0.0, precision: str = "auto",
-           compile: bool = False, progress: bool = False) -> Tensor:  # fmt: skip
+def sample(
+    model: Model,
+    schedule: Schedule,
+    shape: Sequence[int],
+    *,
+    steps: int | None = None,
+    sampler: str = "ddpm",
+    variance: str = "beta",
+    clip_x0: bool = True,
+    generator: Generator | Sequence[Generator] | None = None,
+    x_T: Tensor | None = None,
+    labels: Tensor | None = None,
+    guidance: float = 0.0,
+    precision: str = "auto",
+    compile: bool = False,
+    progress: bool = False,
+) -> Tensor:
     """Algorithm 2: draw x_T ~ N(0, I), take every reverse step, return x_0: float `shape`, about in [-1, 1].
 
     Arguments and errors as in `sample_steps`; progress=True shows a bar with the time left, and says in one line on what and in which
@@ -33,13 +56,38 @@ def sample(model: Model, schedule: Schedule, shape: Sequence[int], *, steps: int
     """
     from tqdm.auto import tqdm
 
-    shape = _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance)
-    trajectory = sample_steps(model, schedule, shape, steps=steps, sampler=sampler, variance=variance, clip_x0=clip_x0, generator=generator,
-                              x_T=x_T, labels=labels, guidance=guidance, precision=precision, compile=compile)  # fmt: skip
-    bar = tqdm(trajectory, total=(schedule.T if steps is None else steps) + 1, unit="step", desc="sampling", disable=not progress, dynamic_ncols=True)
+    shape = _check(
+        schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance
+    )
+    trajectory = sample_steps(
+        model,
+        schedule,
+        shape,
+        steps=steps,
+        sampler=sampler,
+        variance=variance,
+        clip_x0=clip_x0,
+        generator=generator,
+        x_T=x_T,
+        labels=labels,
+        guidance=guidance,
+        precision=precision,
+        compile=compile,
+    )
+    bar = tqdm(
+        trajectory,
+        total=(schedule.T if steps is None else steps) + 1,
+        unit="step",
+        desc="sampling",
+        disable=not progress,
+        dynamic_ncols=True,
+    )
     if not bar.disable and isinstance(model, UNet):
         device = _device(model, x_T, generator)
-        bar.write(f"sampling: on {device} in {_precision(model, device, precision)}{', compiled' if compile else ''}", file=sys.stderr)
+        bar.write(
+            f"sampling: on {device} in {_precision(model, device, precision)}{', compiled' if compile else ''}",
+            file=sys.stderr,
+        )
     x: Tensor
     for _, x, _ in bar:
         pass
@@ -47,10 +95,22 @@ def sample(model: Model, schedule: Schedule, shape: Sequence[int], *, steps: int
 
 
 @torch.no_grad()
-def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, steps: int | None = None, sampler: str = "ddpm",
-                 variance: str = "beta", clip_x0: bool = True, generator: Generator | Sequence[Generator] | None = None,
-                 x_T: Tensor | None = None, labels: Tensor | None = None, guidance: float = 0.0, precision: str = "auto",
-                 compile: bool = False) -> Iterator[tuple[int, Tensor, Tensor]]:  # fmt: skip
+def sample_steps(
+    model: Model,
+    schedule: Schedule,
+    shape: Sequence[int],
+    *,
+    steps: int | None = None,
+    sampler: str = "ddpm",
+    variance: str = "beta",
+    clip_x0: bool = True,
+    generator: Generator | Sequence[Generator] | None = None,
+    x_T: Tensor | None = None,
+    labels: Tensor | None = None,
+    guidance: float = 0.0,
+    precision: str = "auto",
+    compile: bool = False,
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Algorithm 2, step by step: yields (t, x_t, x0_hat) from t = T down to t = 1, and at last (0, x_0, x_0).
 
     model      callable (x_t, t) -> eps_hat; a Module is in eval mode meanwhile
@@ -77,18 +137,31 @@ def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, step
 
     Raises ValueError or TypeError for arguments that do not fit.
     """
-    shape = _check(schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance)
+    shape = _check(
+        schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance
+    )
     device = _device(model, x_T, generator)
     if generator is None:
         generator = fresh_generator(device)
-    predict = _with_labels(_fast(model, device, precision, compile), labels, guidance, device)
-    times, schedule = respace(schedule, schedule.T if steps is None else steps, "snr" if sampler == "dpm" else "time")
+    predict = _with_labels(
+        _fast(model, device, precision, compile), labels, guidance, device
+    )
+    times, schedule = respace(
+        schedule,
+        schedule.T if steps is None else steps,
+        "snr" if sampler == "dpm" else "time",
+    )
     var = schedule.beta_tilde if variance == "beta_tilde" else schedule.beta
 
     signal, noise = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
-    x, before = _normal(shape, generator, device) if x_T is None else x_T.to(device), None
+    x, before = (
+        _normal(shape, generator, device) if x_T is None else x_T.to(device),
+        None,
+    )
     with evaluating(model):
-        for i in range(schedule.T, 0, -1):  # i counts the steps taken here, times[i] is the paper's t
+        for i in range(
+            schedule.T, 0, -1
+        ):  # i counts the steps taken here, times[i] is the paper's t
             eps, v = ask(predict, x, times[i], variance)
             x0_hat = predict_x0(schedule, x, i, eps)
             if clip_x0:
@@ -97,14 +170,25 @@ def sample_steps(model: Model, schedule: Schedule, shape: Sequence[int], *, step
             if sampler == "ddim":
                 x = at(signal, i - 1, x) * x0_hat + at(noise, i - 1, x) * eps
             elif sampler == "dpm":
-                ahead = x0_hat if before is None or i == 1 else x0_hat + at(_extrapolation(signal, noise), i, x) * (x0_hat - before)
-                x = at(noise, i - 1, x) / at(noise, i, x) * x + at(signal[:-1] - signal[1:] * noise[:-1] / noise[1:], i - 1, x) * ahead
+                ahead = (
+                    x0_hat
+                    if before is None or i == 1
+                    else x0_hat
+                    + at(_extrapolation(signal, noise), i, x) * (x0_hat - before)
+                )
+                x = (
+                    at(noise, i - 1, x) / at(noise, i, x) * x
+                    + at(signal[:-1] - signal[1:] * noise[:-1] / noise[1:], i - 1, x)
+                    * ahead
+                )
                 before = x0_hat
             else:
                 x, _ = q_posterior(schedule, x0_hat, x, i)
                 if i > 1:  # the last step keeps the mean: z = 0 at t = 1
                     z = _normal(shape, generator, device).to(x)
-                    x = x + at(var.sqrt(), i, x) * (z if v is None else (v / 2).exp() * z)
+                    x = x + at(var.sqrt(), i, x) * (
+                        z if v is None else (v / 2).exp() * z
+                    )
         yield 0, x, x
 
 
@@ -116,7 +200,9 @@ def _extrapolation(signal: Tensor, noise: Tensor) -> Tensor:
     return torch.cat([step.new_zeros(1), step[:-1] / step[1:] / 2, step.new_zeros(1)])
 
 
-def respace(schedule: Schedule, steps: int, spacing: str = "time") -> tuple[list[int], Schedule]:
+def respace(
+    schedule: Schedule, steps: int, spacing: str = "time"
+) -> tuple[list[int], Schedule]:
     """`steps` of the times 1..T, including T and (from two on) 1, and the schedule that visits only these.
 
     Its alpha_bar are the old ones at those times, so beta' = 1 - alpha_bar_t / alpha_bar_{t'}: by Eq. (4) the marginals stay.
@@ -124,19 +210,41 @@ def respace(schedule: Schedule, steps: int, spacing: str = "time") -> tuple[list
     -> times, with times[0] = 0 and times[steps] = T, and a Schedule of that many steps
     Raises ValueError for steps outside 1..T and for an unknown spacing.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= schedule.T:
-        raise ValueError(f"steps = {steps!r}; wanted a whole number from 1 to T = {schedule.T}")
+    if (
+        isinstance(steps, bool)
+        or not isinstance(steps, int)
+        or not 1 <= steps <= schedule.T
+    ):
+        raise ValueError(
+            f"steps = {steps!r}; wanted a whole number from 1 to T = {schedule.T}"
+        )
     if spacing not in ("time", "snr"):
         raise ValueError(f'spacing = {spacing!r}; wanted "time" or "snr"')
     if steps == schedule.T:
         return list(range(schedule.T + 1)), schedule
     if spacing == "time" or steps == 1:
-        times = torch.linspace(schedule.T, 1, steps, dtype=torch.float64).round().long().flip(0)
+        times = (
+            torch.linspace(schedule.T, 1, steps, dtype=torch.float64)
+            .round()
+            .long()
+            .flip(0)
+        )
     else:
-        minus_log_snr = ((1 - schedule.alpha_bar) / schedule.alpha_bar)[1:].log()  # grows with t
-        times = 1 + torch.searchsorted(minus_log_snr, torch.linspace(minus_log_snr[0], minus_log_snr[-1], steps, dtype=torch.float64))
-        index = torch.arange(steps)  # no time twice: the next free one after it, or before it where there is none
-        times = ((times - index).cummax(0).values + index).minimum(schedule.T - steps + 1 + index)
+        minus_log_snr = ((1 - schedule.alpha_bar) / schedule.alpha_bar)[
+            1:
+        ].log()  # grows with t
+        times = 1 + torch.searchsorted(
+            minus_log_snr,
+            torch.linspace(
+                minus_log_snr[0], minus_log_snr[-1], steps, dtype=torch.float64
+            ),
+        )
+        index = torch.arange(
+            steps
+        )  # no time twice: the next free one after it, or before it where there is none
+        times = ((times - index).cummax(0).values + index).minimum(
+            schedule.T - steps + 1 + index
+        )
     alpha_bar = schedule.alpha_bar[[0, *times.tolist()]]
     return [0, *times.tolist()], Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
 
@@ -144,10 +252,14 @@ def respace(schedule: Schedule, steps: int, spacing: str = "time") -> tuple[list
 def _precision(model: Model, device: torch.device, precision: str) -> str:
     """The precision that the network computes in: what is asked for, or for "auto" the fastest of a float32 UNet, else its own."""
     if isinstance(model, UNet) and model.conv_in.weight.dtype == torch.float32:
-        return choose_sampling(device, sum(p.numel() for p in model.parameters()), precision)
+        return choose_sampling(
+            device, sum(p.numel() for p in model.parameters()), precision
+        )
     if precision not in ("auto", "float32"):
-        raise ValueError(f'precision = {precision!r} for a {type(model).__name__}; wanted "auto", which leaves a model of your own as it is, or a '
-                         "UNet with float32 weights")  # fmt: skip
+        raise ValueError(
+            f'precision = {precision!r} for a {type(model).__name__}; wanted "auto", which leaves a model of your own as it is, or a '
+            "UNet with float32 weights"
+        )
     return "auto"
 
 
@@ -158,25 +270,54 @@ def _fast(model: Model, device: torch.device, precision: str, compile: bool) -> 
     It is asked with one t for all images.
     """
     precision = _precision(model, device, precision)
-    large = isinstance(model, UNet) and device.type == "cpu" and sum(p.numel() for p in model.parameters()) >= 10_000_000
-    if not isinstance(model, UNet) or (precision == "auto" or precision == "float32" and not large) and not compile:
+    large = (
+        isinstance(model, UNet)
+        and device.type == "cpu"
+        and sum(p.numel() for p in model.parameters()) >= 10_000_000
+    )
+    if (
+        not isinstance(model, UNet)
+        or (precision == "auto" or precision == "float32" and not large)
+        and not compile
+    ):
         if compile:
-            raise ValueError(f"compile = {compile!r} for a {type(model).__name__}; wanted a UNet: give torch.compile(model) for a model of your own")
+            raise ValueError(
+                f"compile = {compile!r} for a {type(model).__name__}; wanted a UNet: give torch.compile(model) for a model of your own"
+            )
         return model
-    network, dtype = copy.deepcopy(model).eval(), model.conv_in.weight.dtype if precision == "auto" else getattr(torch, precision)
-    cast(Any, network.to(dtype)).to(memory_format=torch.channels_last)  # some of torch's stubs leave it out
+    network, dtype = (
+        copy.deepcopy(model).eval(),
+        model.conv_in.weight.dtype
+        if precision == "auto"
+        else getattr(torch, precision),
+    )
+    cast(Any, network.to(dtype)).to(
+        memory_format=torch.channels_last
+    )  # some of torch's stubs leave it out
     if device.type == "cpu" and not compile:
         pack(network)
-    run = torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else None) if compile else network
+    run = (
+        torch.compile(
+            network, mode="reduce-overhead" if device.type == "cuda" else None
+        )
+        if compile
+        else network
+    )
 
     def predict(x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
-        answer: Tensor = run(x.to(dtype, memory_format=torch.channels_last), t[:1], *labels)  # one t: one embedding
-        return answer.to(x.dtype, memory_format=torch.contiguous_format, copy=True)  # a CUDA graph writes its next answer over this one
+        answer: Tensor = run(
+            x.to(dtype, memory_format=torch.channels_last), t[:1], *labels
+        )  # one t: one embedding
+        return answer.to(
+            x.dtype, memory_format=torch.contiguous_format, copy=True
+        )  # a CUDA graph writes its next answer over this one
 
     return predict
 
 
-def _with_labels(model: Model, labels: Tensor | None, guidance: float, device: torch.device) -> Model:
+def _with_labels(
+    model: Model, labels: Tensor | None, guidance: float, device: torch.device
+) -> Model:
     if labels is None:
         return model
     labels = labels.to(device)
@@ -194,11 +335,17 @@ def _with_labels(model: Model, labels: Tensor | None, guidance: float, device: t
     return guided
 
 
-def _normal(shape: tuple[int, ...], generator: Generator | Sequence[Generator], device: torch.device) -> Tensor:
+def _normal(
+    shape: tuple[int, ...],
+    generator: Generator | Sequence[Generator],
+    device: torch.device,
+) -> Tensor:
     return send(draw(torch.randn, shape, generator), device)
 
 
-def _device(model: Model, x_T: Tensor | None, generator: Generator | Sequence[Generator] | None) -> torch.device:
+def _device(
+    model: Model, x_T: Tensor | None, generator: Generator | Sequence[Generator] | None
+) -> torch.device:
     """Where the model is; if it does not say, where the noise is."""
     if (device := device_of(model)) is not None:
         return device
@@ -207,27 +354,65 @@ def _device(model: Model, x_T: Tensor | None, generator: Generator | Sequence[Ge
     return generator.device if isinstance(generator, Generator) else torch.device("cpu")
 
 
-def _check(schedule: Schedule, shape: Sequence[int], steps: int | None, sampler: str, variance: str,
-           generator: Generator | Sequence[Generator] | None, x_T: Tensor | None, labels: Tensor | None,
-           guidance: float) -> tuple[int, ...]:  # fmt: skip
+def _check(
+    schedule: Schedule,
+    shape: Sequence[int],
+    steps: int | None,
+    sampler: str,
+    variance: str,
+    generator: Generator | Sequence[Generator] | None,
+    x_T: Tensor | None,
+    labels: Tensor | None,
+    guidance: float,
+) -> tuple[int, ...]:
     """Raise for arguments of `sample_steps` that do not fit; returns the shape as a tuple."""
     if not isinstance(schedule, Schedule):
-        raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")
+        raise TypeError(
+            f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()"
+        )
     shape = tuple(shape) if isinstance(shape, Sequence) else shape
-    if not isinstance(shape, tuple) or not shape or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
-        raise ValueError(f"shape = {shape}; wanted whole numbers, at least 1, such as (16, 1, 28, 28)")
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= schedule.T):
-        raise ValueError(f"steps = {steps!r}; wanted None, or a whole number from 1 to T = {schedule.T}")
+    if (
+        not isinstance(shape, tuple)
+        or not shape
+        or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape)
+    ):
+        raise ValueError(
+            f"shape = {shape}; wanted whole numbers, at least 1, such as (16, 1, 28, 28)"
+        )
+    if steps is not None and (
+        isinstance(steps, bool)
+        or not isinstance(steps, int)
+        or not 1 <= steps <= schedule.T
+    ):
+        raise ValueError(
+            f"steps = {steps!r}; wanted None, or a whole number from 1 to T = {schedule.T}"
+        )
     if sampler not in SAMPLERS:
         raise ValueError(f'sampler = {sampler!r}; wanted "ddpm", "ddim" or "dpm"')
     if variance not in VARIANCES:
-        raise ValueError(f'variance = {variance!r}; wanted "beta", "beta_tilde" or "learned"')
-    if x_T is not None and (not isinstance(x_T, Tensor) or not x_T.is_floating_point() or tuple(x_T.shape) != shape):
-        given = f"shape {tuple(x_T.shape)} and dtype {x_T.dtype}" if isinstance(x_T, Tensor) else f"type {type(x_T).__name__}"
+        raise ValueError(
+            f'variance = {variance!r}; wanted "beta", "beta_tilde" or "learned"'
+        )
+    if x_T is not None and (
+        not isinstance(x_T, Tensor)
+        or not x_T.is_floating_point()
+        or tuple(x_T.shape) != shape
+    ):
+        given = (
+            f"shape {tuple(x_T.shape)} and dtype {x_T.dtype}"
+            if isinstance(x_T, Tensor)
+            else f"type {type(x_T).__name__}"
+        )
         raise ValueError(f"x_T has {given}; wanted floats of shape {shape}")
     check_randomness(generator, labels, shape[0])
-    if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
+    if (
+        isinstance(guidance, bool)
+        or not isinstance(guidance, (int, float))
+        or not math.isfinite(guidance)
+    ):
         raise TypeError(f"guidance = {guidance!r}; wanted a finite number, 0 for none")
     if guidance and labels is None:
-        raise ValueError(f"guidance = {guidance} needs labels to be guided to; pass labels=")
+        raise ValueError(
+            f"guidance = {guidance} needs labels to be guided to; pass labels="
+        )
     return shape

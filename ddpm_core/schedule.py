@@ -28,14 +28,24 @@ class Schedule:
 
     def __post_init__(self) -> None:
         try:
-            beta = torch.as_tensor(self.beta, dtype=torch.float64).detach().to("cpu", copy=True)
+            beta = (
+                torch.as_tensor(self.beta, dtype=torch.float64)
+                .detach()
+                .to("cpu", copy=True)
+            )
         except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"beta is a {type(self.beta).__name__} that makes no tensor ({error}); wanted numbers, beta_1 to beta_T") from error
+            raise TypeError(
+                f"beta is a {type(self.beta).__name__} that makes no tensor ({error}); wanted numbers, beta_1 to beta_T"
+            ) from error
         if beta.ndim != 1 or beta.numel() == 0:
-            raise ValueError(f"beta has shape {tuple(beta.shape)}; wanted one dimension with T entries, beta_1 to beta_T")
+            raise ValueError(
+                f"beta has shape {tuple(beta.shape)}; wanted one dimension with T entries, beta_1 to beta_T"
+            )
         if beta[0] != 0:
             beta = torch.cat([beta.new_zeros(1), beta])
-        inside = (1 - beta[1:] < 1) & (beta[1:] < 1)  # in float64: 1 - 1e-17 is 1, which is no step
+        inside = (1 - beta[1:] < 1) & (
+            beta[1:] < 1
+        )  # in float64: 1 - 1e-17 is 1, which is no step
         if beta.numel() == 1 or not inside.all():
             raise ValueError(
                 f"every beta_t must lie strictly between 0 and 1 (a variance that keeps some of the image); got {beta[1:].tolist()[:8]}"
@@ -44,7 +54,9 @@ class Schedule:
         object.__setattr__(self, "alpha", 1 - beta)
         object.__setattr__(self, "alpha_bar", torch.cumprod(1 - beta, dim=0))
         if self.alpha_bar[-1] == 0:
-            raise ValueError(f"these {beta.numel() - 1} steps leave alpha_bar_T = 0 in float64, by which Eq. (15) divides; wanted fewer or smaller beta")
+            raise ValueError(
+                f"these {beta.numel() - 1} steps leave alpha_bar_T = 0 in float64, by which Eq. (15) divides; wanted fewer or smaller beta"
+            )
         before = torch.cat([beta.new_ones(1), self.alpha_bar[:-1]])
         beta_tilde = (1 - before) / (1 - self.alpha_bar) * beta
         beta_tilde[0] = 0.0  # 0/0 above: there is no step into t = 0
@@ -63,16 +75,22 @@ class Schedule:
         return f"Schedule(T={self.T}, beta_1={self.beta[1]:.3g}, beta_T={self.beta[-1]:.3g}, alpha_bar_T={self.alpha_bar[-1]:.3g})"
 
 
-def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
+def linear_schedule(
+    T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02
+) -> Schedule:
     """The paper's schedule: beta_t grows linearly from beta_1 to beta_T. (Section 4)
 
     Raises ValueError for a T below 1, and TypeError or ValueError for betas that are no numbers between 0 and 1.
     """
     _check_steps(T)
     if not all(isinstance(beta, (int, float)) for beta in (beta_1, beta_T)):
-        raise TypeError(f"beta_1 = {beta_1!r}, beta_T = {beta_T!r}; wanted two numbers (the paper: 1e-4 and 0.02)")
+        raise TypeError(
+            f"beta_1 = {beta_1!r}, beta_T = {beta_T!r}; wanted two numbers (the paper: 1e-4 and 0.02)"
+        )
     if not (0 < beta_1 < 1 and 0 < beta_T < 1):
-        raise ValueError(f"beta_1 = {beta_1}, beta_T = {beta_T}; wanted both strictly between 0 and 1 (the paper: 1e-4 and 0.02)")
+        raise ValueError(
+            f"beta_1 = {beta_1}, beta_T = {beta_T}; wanted both strictly between 0 and 1 (the paper: 1e-4 and 0.02)"
+        )
     return Schedule(torch.linspace(beta_1, beta_T, T, dtype=torch.float64))
 
 
@@ -82,29 +100,44 @@ def cosine_schedule(T: int = 1000) -> Schedule:
     Raises ValueError for a T below 1.
     """
     _check_steps(T)
-    f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + 0.008) / 1.008 * math.pi / 2) ** 2
+    f = (
+        torch.cos(
+            (torch.arange(T + 1, dtype=torch.float64) / T + 0.008) / 1.008 * math.pi / 2
+        )
+        ** 2
+    )
     return Schedule((1 - f[1:] / f[:-1]).clamp(max=0.999))
 
 
 def _check_steps(T: int) -> None:
     if isinstance(T, bool) or not isinstance(T, int) or T < 1:
-        raise ValueError(f"T = {T!r}; wanted a whole number of steps, at least 1 (the paper: 1000)")
+        raise ValueError(
+            f"T = {T!r}; wanted a whole number of steps, at least 1 (the paper: 1000)"
+        )
 
 
 def check_t(t: int | Tensor, T: int, lowest: int = 1) -> None:
     """Raise unless t is an int, or a LongTensor (B,), within lowest..T."""
     if isinstance(t, bool) or not isinstance(t, (int, Tensor)):
-        raise TypeError(f"t is a {type(t).__name__}; wanted an int or a LongTensor (B,) in {lowest}..{T}")
+        raise TypeError(
+            f"t is a {type(t).__name__}; wanted an int or a LongTensor (B,) in {lowest}..{T}"
+        )
     if isinstance(t, int):
         if not lowest <= t <= T:
             raise ValueError(f"t = {t}; wanted the paper's time, {lowest}..{T}")
         return
     if t.dtype not in (torch.int64, torch.int32) or t.ndim > 1:
-        raise TypeError(f"t has dtype {t.dtype} and shape {tuple(t.shape)}; wanted an int or a LongTensor (B,) in {lowest}..{T}")
+        raise TypeError(
+            f"t has dtype {t.dtype} and shape {tuple(t.shape)}; wanted an int or a LongTensor (B,) in {lowest}..{T}"
+        )
     if t.device.type == "cpu":
         if t.numel() and not (lowest <= int(t.min()) and int(t.max()) <= T):
-            raise ValueError(f"t runs from {int(t.min())} to {int(t.max())}; wanted the paper's time, {lowest}..{T}")
-    elif t.device.type == "cuda":  # the same check without making the host wait for the device
+            raise ValueError(
+                f"t runs from {int(t.min())} to {int(t.max())}; wanted the paper's time, {lowest}..{T}"
+            )
+    elif (
+        t.device.type == "cuda"
+    ):  # the same check without making the host wait for the device
         torch._assert_async(((t >= lowest) & (t <= T)).all())
 
 

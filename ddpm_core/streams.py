@@ -21,7 +21,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from . import distributed
-from .data import PAPER, check_size, find_columns, find_source, fit, is_grey, list_images, open_hub, read_image, to_tensor, too_large
+from .data import (
+    PAPER,
+    check_size,
+    find_columns,
+    find_source,
+    fit,
+    is_grey,
+    list_images,
+    open_hub,
+    read_image,
+    to_tensor,
+    too_large,
+)
 from .distributed import mix, shard
 
 if TYPE_CHECKING:
@@ -34,18 +46,33 @@ Batch = tuple[Tensor, Tensor | None]  # uint8 (B, C, H, W), LongTensor (B,)
 class Stream:
     """Batches without end, for `train` in the place of images, or for a loop. Under torchrun: this rank's parts of the batches."""
 
-    batches: Callable[[int, list[list[int]] | None], Iterator[Batch]]  # (steps done, where each rank was then) -> those that follow
+    batches: Callable[
+        [int, list[list[int]] | None], Iterator[Batch]
+    ]  # (steps done, where each rank was then) -> those that follow
     shape: tuple[int, int, int]  # of an image: C, H, W
     classes: int | None = None  # number of labels, None if there are none
     names: list[str] | None = None  # of the labels
-    place: list[int] = field(default_factory=lambda: [0, 0])  # pass over the data and row in it that follow the newest batch
+    place: list[int] = field(
+        default_factory=lambda: [0, 0]
+    )  # pass over the data and row in it that follow the newest batch
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches(0, None)
 
 
-def load_stream(name: str, batch_size: int, *, split: str = "train", size: int | None = None, labels: bool = True, grey: bool | None = None,
-                skip_unreadable: bool = False, seed: int = 0, buffer: int = 1000, workers: int | None = None) -> Stream:  # fmt: skip
+def load_stream(
+    name: str,
+    batch_size: int,
+    *,
+    split: str = "train",
+    size: int | None = None,
+    labels: bool = True,
+    grey: bool | None = None,
+    skip_unreadable: bool = False,
+    seed: int = 0,
+    buffer: int = 1000,
+    workers: int | None = None,
+) -> Stream:
     """The images of a data set, of any number, in batches.
 
     name        "folder:<path>", "hub:<data set id>", or one of the paper's: "cifar10", "celebahq-256", ... (see load_images)
@@ -60,23 +87,54 @@ def load_stream(name: str, batch_size: int, *, split: str = "train", size: int |
     """
     where, path, splits, size, labelled = find_source(name, split, size)
     if where == "folder":
-        return stream_folder(path, batch_size, size=size, grey=grey, skip_unreadable=skip_unreadable, seed=seed, workers=workers)
+        return stream_folder(
+            path,
+            batch_size,
+            size=size,
+            grey=grey,
+            skip_unreadable=skip_unreadable,
+            seed=seed,
+            workers=workers,
+        )
     rows, _, _ = open_hub(path, splits, streaming=True)
-    return stream_rows(rows, batch_size, size=size, labels=labels and labelled, grey=grey, skip_unreadable=skip_unreadable, seed=seed,
-                       buffer=buffer, name=path)  # fmt: skip
+    return stream_rows(
+        rows,
+        batch_size,
+        size=size,
+        labels=labels and labelled,
+        grey=grey,
+        skip_unreadable=skip_unreadable,
+        seed=seed,
+        buffer=buffer,
+        name=path,
+    )
 
 
 def must_stream(name: str, size: int | None) -> bool:
     """Whether a folder, or one of the paper's data sets, has more images than fit into memory."""
-    where, path, _, size, _ = find_source(name, "train", size) if name.partition(":")[0] in ("folder", *PAPER) else ("", "", "", None, False)
+    where, path, _, size, _ = (
+        find_source(name, "train", size)
+        if name.partition(":")[0] in ("folder", *PAPER)
+        else ("", "", "", None, False)
+    )
     if where == "folder":
         paths = list_images(Path(path).expanduser())
         with suppress(ValueError):  # unreadable: somebody else's business
-            return too_large(len(paths), (size, size) if size else read_image(paths[0], str(paths[0])).size)
+            return too_large(
+                len(paths),
+                (size, size) if size else read_image(paths[0], str(paths[0])).size,
+            )
     return where == "hub" and too_large(PAPER[name].images, (size or 32, size or 32))
 
 
-def order(n: int, batch_size: int, seed: int, start: int = 0, part: range | None = None, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+def order(
+    n: int,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    part: range | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[Tensor]:
     """Numbers of the images in batches start, start + 1, ...: pass after pass over all n, each in an order of its own, nothing left out.
 
     part  of every batch that is wanted; None: all of it
@@ -84,29 +142,58 @@ def order(n: int, batch_size: int, seed: int, start: int = 0, part: range | None
 
     @lru_cache(maxsize=2)
     def permutation(epoch: int) -> Tensor:
-        return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, "epoch", epoch))).to(device)
+        return torch.randperm(
+            n, generator=torch.Generator().manual_seed(mix(seed, "epoch", epoch))
+        ).to(device)
 
     part = part or range(batch_size)
     while True:
         first, last = start * batch_size + part.start, start * batch_size + part.stop
-        yield torch.cat([permutation(e)[max(first - e * n, 0) : last - e * n] for e in range(first // n, (last - 1) // n + 1)])
+        yield torch.cat(
+            [
+                permutation(e)[max(first - e * n, 0) : last - e * n]
+                for e in range(first // n, (last - 1) // n + 1)
+            ]
+        )
         start += 1
 
 
-def stream_folder(folder: str | Path, batch_size: int, *, size: int | None = None, grey: bool | None = None, skip_unreadable: bool = False,
-                  seed: int = 0, workers: int | None = None) -> Stream:  # fmt: skip
+def stream_folder(
+    folder: str | Path,
+    batch_size: int,
+    *,
+    size: int | None = None,
+    grey: bool | None = None,
+    skip_unreadable: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Stream:
     """All images below a folder, read when their turn comes. Arguments and errors as in `load_stream`."""
     part, paths = _part(batch_size), list_images(Path(folder).expanduser())
     files = _Files(paths, size, grey, skip_unreadable)
     if workers is None:
         together = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        workers = min(8, (os.cpu_count() or 1) // together) if torch.cuda.is_available() else 0
+        workers = (
+            min(8, (os.cpu_count() or 1) // together)
+            if torch.cuda.is_available()
+            else 0
+        )
 
     def batches(step: int, places: list[list[int]] | None) -> Iterator[Batch]:
-        chosen = (numbers.tolist() for numbers in order(len(paths), batch_size, seed, step, part))
+        chosen = (
+            numbers.tolist()
+            for numbers in order(len(paths), batch_size, seed, step, part)
+        )
         # A generator of its own: the loader would draw a seed from the caller's.
-        loader = DataLoader(files, batch_sampler=chosen, collate_fn=_collate, num_workers=workers, pin_memory=torch.cuda.is_available(),
-                            worker_init_fn=_ignore_signals, generator=torch.Generator())  # fmt: skip
+        loader = DataLoader(
+            files,
+            batch_sampler=chosen,
+            collate_fn=_collate,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_ignore_signals,
+            generator=torch.Generator(),
+        )
         for batch in loader:
             if isinstance(batch, str):
                 raise ValueError(batch)
@@ -118,7 +205,9 @@ def stream_folder(folder: str | Path, batch_size: int, *, size: int | None = Non
 class _Files(Dataset[Tensor | str]):
     """Image files as tensors. A file that cannot be used is its error message, which travels from a worker process unharmed."""
 
-    def __init__(self, paths: list[Path], size: int | None, grey: bool | None, skip: bool):
+    def __init__(
+        self, paths: list[Path], size: int | None, grey: bool | None, skip: bool
+    ):
         self.paths, self.skip, self.warned = paths, skip, set[Path]()
         path, picture = next(self._readable(0))
         self.look = Look.of(picture, str(path), size, grey)
@@ -144,11 +233,15 @@ class _Files(Dataset[Tensor | str]):
                     self.warned.add(path)
                 continue
             yield path, picture
-        raise ValueError(f"none of {len(self.paths)} images can be read, the first of them {self.paths[0]}; wanted at least one")
+        raise ValueError(
+            f"none of {len(self.paths)} images can be read, the first of them {self.paths[0]}; wanted at least one"
+        )
 
 
 def _collate(items: list[Tensor | str]) -> Tensor | str:
-    return next((item for item in items if isinstance(item, str)), None) or torch.stack([item for item in items if isinstance(item, Tensor)])
+    return next((item for item in items if isinstance(item, str)), None) or torch.stack(
+        [item for item in items if isinstance(item, Tensor)]
+    )
 
 
 def _ignore_signals(worker: int) -> None:
@@ -157,8 +250,18 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def stream_rows(rows: Any, batch_size: int, *, size: int | None = None, labels: bool = True, grey: bool | None = None,
-                skip_unreadable: bool = False, seed: int = 0, buffer: int = 1000, name: str = "rows") -> Stream:  # fmt: skip
+def stream_rows(
+    rows: Any,
+    batch_size: int,
+    *,
+    size: int | None = None,
+    labels: bool = True,
+    grey: bool | None = None,
+    skip_unreadable: bool = False,
+    seed: int = 0,
+    buffer: int = 1000,
+    name: str = "rows",
+) -> Stream:
     """The images of a Hugging Face `datasets` data set, such as load_dataset(..., streaming=True). Arguments and errors as in `load_stream`."""
     from datasets import Image, IterableDataset
     from datasets.distributed import split_dataset_by_node
@@ -202,8 +305,11 @@ def stream_rows(rows: Any, batch_size: int, *, size: int | None = None, labels: 
         elif step:
             passed = 1 + max((passed for passed, _ in places), default=0)
             if distributed.rank() == 0:
-                warnings.warn(f"{name} goes on with a new pass over its images, not where it stopped: the checkpoint has the places of "
-                              f"{len(places)} processes, and now there are {ranks}", stacklevel=2)  # fmt: skip
+                warnings.warn(
+                    f"{name} goes on with a new pass over its images, not where it stopped: the checkpoint has the places of "
+                    f"{len(places)} processes, and now there are {ranks}",
+                    stacklevel=2,
+                )
         taken: list[Tensor] = []
         numbers: list[int] = []
         while True:
@@ -218,7 +324,9 @@ def stream_rows(rows: Any, batch_size: int, *, size: int | None = None, labels: 
                     yield torch.stack(taken), torch.tensor(numbers) if label else None
                     taken, numbers = [], []
             if empty:
-                raise ValueError(f"{name} has no image for rank {distributed.rank()} of {distributed.size()}; wanted at least one for each")
+                raise ValueError(
+                    f"{name} has no image for rank {distributed.rank()} of {distributed.size()}; wanted at least one for each"
+                )
             passed, row = passed + 1, 0
 
     stream = Stream(batches, look.shape, classes, names)
@@ -236,8 +344,16 @@ class Look:
     converted: bool  # whether the other kind, colour or grey, becomes this one, because the user said so
 
     @staticmethod
-    def of(picture: "Picture", name: str, size: int | None, grey: bool | None) -> "Look":
-        return Look(name, size, (size, size) if size else picture.size, is_grey(picture) if grey is None else grey, grey is not None)
+    def of(
+        picture: "Picture", name: str, size: int | None, grey: bool | None
+    ) -> "Look":
+        return Look(
+            name,
+            size,
+            (size, size) if size else picture.size,
+            is_grey(picture) if grey is None else grey,
+            grey is not None,
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -249,13 +365,23 @@ class Look:
             picture = fit(picture, self.size)
         check_size(picture, name, self.sides, self.first)
         if self.grey and not self.converted and not is_grey(picture):
-            raise ValueError(f"{name} is in colour but {self.first} is grey; wanted one kind: grey=False makes all of them colour, grey=True grey")
+            raise ValueError(
+                f"{name} is in colour but {self.first} is grey; wanted one kind: grey=False makes all of them colour, grey=True grey"
+            )
         return to_tensor(picture, self.grey)
 
 
 def _part(batch_size: int) -> range:
     """This rank's part of a batch."""
     ranks = distributed.size()
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1 or batch_size % ranks:
-        raise ValueError(f"batch_size = {batch_size!r}; wanted a whole number, at least 1" + (f" and a multiple of {ranks} processes" if ranks > 1 else ""))
+    if (
+        isinstance(batch_size, bool)
+        or not isinstance(batch_size, int)
+        or batch_size < 1
+        or batch_size % ranks
+    ):
+        raise ValueError(
+            f"batch_size = {batch_size!r}; wanted a whole number, at least 1"
+            + (f" and a multiple of {ranks} processes" if ranks > 1 else "")
+        )
     return shard(batch_size)

@@ -39,8 +39,9 @@ from .reverse import Model
 from .schedule import Schedule
 from .streams import Batch, Stream, order
 
-
-WITHOUT_CLASSES = "a model without classes; build it with UNet(classes=...), or leave the labels out"
+WITHOUT_CLASSES = (
+    "a model without classes; build it with UNet(classes=...), or leave the labels out"
+)
 
 
 @dataclass
@@ -52,15 +53,40 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # idle unless the precision is float16
     step: int = 0  # steps done
-    loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))  # on this rank's part of the last batch; reading it waits for the device
+    loss: Tensor = field(
+        default_factory=lambda: torch.tensor(math.nan)
+    )  # on this rank's part of the last batch; reading it waits for the device
 
 
-def train(model: nn.Module, schedule: Schedule, images: Tensor | Stream | Iterable[Any], labels: Tensor | None = None, *, steps: int,
-          batch_size: int = 128, lr: float = 2e-4, warmup: int = 500, decay: int = 0, ema: float = 0.9999, flip: bool = True,
-          drop_label: float = 0.1, device: str = "auto", precision: str = "auto", out: str | Path | None = None,
-          resume: bool = False, save_every: int = 1000, log_every: int = 50, seed: int = 0, info: dict[str, Any] | None = None,
-          progress: bool = True, objective: Objective | None = None, channels_last: bool | str = "auto", fused: bool | str = "auto",
-          compile: bool | str = "auto", tensorboard: bool | str | Path = False) -> nn.Module:  # fmt: skip
+def train(
+    model: nn.Module,
+    schedule: Schedule,
+    images: Tensor | Stream | Iterable[Any],
+    labels: Tensor | None = None,
+    *,
+    steps: int,
+    batch_size: int = 128,
+    lr: float = 2e-4,
+    warmup: int = 500,
+    decay: int = 0,
+    ema: float = 0.9999,
+    flip: bool = True,
+    drop_label: float = 0.1,
+    device: str = "auto",
+    precision: str = "auto",
+    out: str | Path | None = None,
+    resume: bool = False,
+    save_every: int = 1000,
+    log_every: int = 50,
+    seed: int = 0,
+    info: dict[str, Any] | None = None,
+    progress: bool = True,
+    objective: Objective | None = None,
+    channels_last: bool | str = "auto",
+    fused: bool | str = "auto",
+    compile: bool | str = "auto",
+    tensorboard: bool | str | Path = False,
+) -> nn.Module:
     """Algorithm 1: train `model` to predict noise and return its moving average, in eval mode.
 
     model      the network; trained in place, on `device`          schedule  whose T steps are learned
@@ -86,84 +112,188 @@ def train(model: nn.Module, schedule: Schedule, images: Tensor | Stream | Iterab
     are those of one process but for rounding (and dropout, whose masks differ). A loader of your own gives each rank its own images.
     """
     if not isinstance(model, nn.Module) or not any(True for _ in model.parameters()):
-        raise TypeError(f"model is a {type(model).__name__}; wanted an nn.Module with parameters, such as UNet(...)")
+        raise TypeError(
+            f"model is a {type(model).__name__}; wanted an nn.Module with parameters, such as UNet(...)"
+        )
     if not isinstance(schedule, Schedule):
-        raise TypeError(f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()")
+        raise TypeError(
+            f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()"
+        )
     if objective is not None and not callable(objective):
-        raise TypeError(f"objective = {objective!r}; wanted a function (model, schedule, x0, t, eps) -> (B,): choose_objective(...) has some by name")
+        raise TypeError(
+            f"objective = {objective!r}; wanted a function (model, schedule, x0, t, eps) -> (B,): choose_objective(...) has some by name"
+        )
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed = {seed!r}; wanted a whole number")
-    _check_settings(steps=steps, batch_size=batch_size, lr=lr, ema=ema, warmup=warmup, decay=decay, save_every=save_every, log_every=log_every,
-                    drop_label=drop_label)  # fmt: skip
+    _check_settings(
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        ema=ema,
+        warmup=warmup,
+        decay=decay,
+        save_every=save_every,
+        log_every=log_every,
+        drop_label=drop_label,
+    )
     if isinstance(images, Tensor):
         check_uint8_images(images, labels)
         if labels is not None:
             _check_labels(labels, getattr(model, "classes", None))
     elif labels is not None:
-        raise ValueError("labels were given beside a loader; wanted a loader of pairs (images, labels), or both as tensors")
+        raise ValueError(
+            "labels were given beside a loader; wanted a loader of pairs (images, labels), or both as tensors"
+        )
     ranks, first = distributed.size(), distributed.rank() == 0
     if isinstance(images, Tensor) and batch_size % ranks:
-        raise ValueError(f"batch_size = {batch_size} cannot be split over {ranks} processes; wanted a multiple of {ranks}")
+        raise ValueError(
+            f"batch_size = {batch_size} cannot be split over {ranks} processes; wanted a multiple of {ranks}"
+        )
     out = Path(out) if out is not None else None
     if first and out is not None:
         _check_writable(out)
     board = _board_folder(tensorboard, out)
     where = choose_device(device)
     how = choose(describe(where), steps, precision, channels_last, fused, compile)
-    settings = dict(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, decay=decay, ema=ema, flip=flip, drop_label=drop_label,
-                    seed=seed, device=where.type, ranks=ranks, **asdict(how))  # fmt: skip
-    state, before = start(model, where, how.precision, lr, how.channels_last, how.fused), {}
+    settings = dict(
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        warmup=warmup,
+        decay=decay,
+        ema=ema,
+        flip=flip,
+        drop_label=drop_label,
+        seed=seed,
+        device=where.type,
+        ranks=ranks,
+        **asdict(how),
+    )
+    state, before = (
+        start(model, where, how.precision, lr, how.channels_last, how.fused),
+        {},
+    )
     if resume:
         if out is None:
-            raise ValueError("resume=True needs out=, the folder of the run to go on with")
+            raise ValueError(
+                "resume=True needs out=, the folder of the run to go on with"
+            )
         before = restore(state, out, schedule).info
-        if len(found := set(distributed.gather(torch.tensor([state.step])).tolist())) > 1:
-            raise ValueError(f"the processes found different checkpoints in {out}: steps {sorted(found)}; wanted one folder that all of them see")
+        if (
+            len(found := set(distributed.gather(torch.tensor([state.step])).tolist()))
+            > 1
+        ):
+            raise ValueError(
+                f"the processes found different checkpoints in {out}: steps {sorted(found)}; wanted one folder that all of them see"
+            )
     elif out is not None and any(out.glob("step-*")):
-        raise ValueError(f"{out} already holds a run ({find_checkpoint(out).name}); go on with resume=True, or choose another folder")
+        raise ValueError(
+            f"{out} already holds a run ({find_checkpoint(out).name}); go on with resume=True, or choose another folder"
+        )
 
     if isinstance(images, Tensor):
-        batches = shuffled(images.to(where), None if labels is None else labels.to(where), batch_size, seed, state.step, shard(batch_size))
+        batches = shuffled(
+            images.to(where),
+            None if labels is None else labels.to(where),
+            batch_size,
+            seed,
+            state.step,
+            shard(batch_size),
+        )
     else:
         batches = checked(going_on(images, state.step, before), where)
-    run = training_steps(state, schedule, batches, steps=steps, lr=lr, warmup=warmup, decay=decay, ema=ema, flip=flip,
-                         drop_label=drop_label, precision=how.precision, seed=seed, objective=objective, compile=how.compile)  # fmt: skip
+    run = training_steps(
+        state,
+        schedule,
+        batches,
+        steps=steps,
+        lr=lr,
+        warmup=warmup,
+        decay=decay,
+        ema=ema,
+        flip=flip,
+        drop_label=drop_label,
+        precision=how.precision,
+        seed=seed,
+        objective=objective,
+        compile=how.compile,
+    )
     unlogged = before.get("unlogged", (0.0, 0))
-    losses, count = torch.tensor(unlogged[0], device=where), unlogged[1]  # summed since the last line of the log
-    with _interrupt() as interrupted, _bar(progress and first, state.step, steps) as bar, _log(first, out, state.step, board) as log:
+    losses, count = (
+        torch.tensor(unlogged[0], device=where),
+        unlogged[1],
+    )  # summed since the last line of the log
+    with (
+        _interrupt() as interrupted,
+        _bar(progress and first, state.step, steps) as bar,
+        _log(first, out, state.step, board) as log,
+    ):
         if not bar.disable:
-            bar.write(f"training: on {f'{ranks} x ' if ranks > 1 else ''}{where} in {how}", file=sys.stderr)
+            bar.write(
+                f"training: on {f'{ranks} x ' if ranks > 1 else ''}{where} in {how}",
+                file=sys.stderr,
+            )
         for state in run:
             stop = distributed.any_rank(bool(interrupted))
             losses, count = losses + state.loss, count + 1
             bar.update()
-            saving = out is not None and (state.step % save_every == 0 or state.step == steps or stop)
+            saving = out is not None and (
+                state.step % save_every == 0 or state.step == steps or stop
+            )
             if saving or state.step % log_every == 0:
                 losses = distributed.mean(losses)
                 loss = losses.item() / count
                 if not math.isfinite(loss):
-                    raise ValueError(f"the loss is {loss} at step {state.step}; the newest checkpoint is untouched. Lower lr, or use "
-                                     'precision="float32"')  # fmt: skip
+                    raise ValueError(
+                        f"the loss is {loss} at step {state.step}; the newest checkpoint is untouched. Lower lr, or use "
+                        'precision="float32"'
+                    )
             if state.step % log_every == 0:
-                log.write(step=state.step, loss=loss, lr=state.optimizer.param_groups[0]["lr"])
+                log.write(
+                    step=state.step, loss=loss, lr=state.optimizer.param_groups[0]["lr"]
+                )
                 bar.set_postfix_str(f"loss {loss:.4f}")
                 losses, count = torch.zeros_like(losses), 0
             if saving:
-                about = {"training": settings, "seconds": round(log.seconds()), "unlogged": [losses.item(), count]}
+                about = {
+                    "training": settings,
+                    "seconds": round(log.seconds()),
+                    "unlogged": [losses.item(), count],
+                }
                 if isinstance(images, Stream):
-                    about["places"] = distributed.gather(torch.tensor([images.place])).tolist()
+                    about["places"] = distributed.gather(
+                        torch.tensor([images.place])
+                    ).tolist()
                 if first and out is not None:
                     save(state, schedule, out, {**(info or {}), **about})
             if stop:
-                distributed.any_rank(stop)  # torchrun ends all ranks when one ends: none may end before the checkpoint is written
-                raise KeyboardInterrupt(f"stopped after step {state.step}" + (f"; go on with resume=True from {out}" if out else ""))
+                distributed.any_rank(
+                    stop
+                )  # torchrun ends all ranks when one ends: none may end before the checkpoint is written
+                raise KeyboardInterrupt(
+                    f"stopped after step {state.step}"
+                    + (f"; go on with resume=True from {out}" if out else "")
+                )
     return state.ema
 
 
-def training_steps(state: TrainingState, schedule: Schedule, batches: Iterator[tuple[Tensor, Tensor | None]], *, steps: int,
-                   lr: float = 2e-4, warmup: int = 500, decay: int = 0, ema: float = 0.9999, flip: bool = True,
-                   drop_label: float = 0.1, precision: str = "float32", seed: int = 0, objective: Objective | None = None,
-                   compile: bool = False) -> Iterator[TrainingState]:  # fmt: skip
+def training_steps(
+    state: TrainingState,
+    schedule: Schedule,
+    batches: Iterator[tuple[Tensor, Tensor | None]],
+    *,
+    steps: int,
+    lr: float = 2e-4,
+    warmup: int = 500,
+    decay: int = 0,
+    ema: float = 0.9999,
+    flip: bool = True,
+    drop_label: float = 0.1,
+    precision: str = "float32",
+    seed: int = 0,
+    objective: Objective | None = None,
+    compile: bool = False,
+) -> Iterator[TrainingState]:
     """Algorithm 1 itself: yields the state after each step, up to step `steps`. Arguments as in `train`.
 
     Under torchrun, `batches` are this rank's parts of the whole batches, equally large on all ranks.
@@ -184,19 +314,37 @@ def training_steps(state: TrainingState, schedule: Schedule, batches: Iterator[t
             mine = slice(shard(whole).start, shard(whole).stop)
             x0 = to_model_range(images)
             if flip:
-                x0 = torch.where(torch.rand(whole, 1, 1, 1, device=device)[mine] < 0.5, x0.flip(3), x0)
+                x0 = torch.where(
+                    torch.rand(whole, 1, 1, 1, device=device)[mine] < 0.5,
+                    x0.flip(3),
+                    x0,
+                )
             if labels is not None:
                 if classes is None:
                     raise ValueError(f"labels were given for {WITHOUT_CLASSES}")
-                labels = torch.where(torch.rand(whole, device=device)[mine] < drop_label, classes, labels)
+                labels = torch.where(
+                    torch.rand(whole, device=device)[mine] < drop_label, classes, labels
+                )
             t = torch.randint(1, schedule.T + 1, (whole,), device=device)[mine]
             eps = torch.randn(whole, *x0.shape[1:], device=device)[mine]
             if distributed.rank() > 0:
-                torch.manual_seed(mix(seed, "step", state.step, "rank", distributed.rank()))  # what dropout draws is for this part only
+                torch.manual_seed(
+                    mix(seed, "step", state.step, "rank", distributed.rank())
+                )  # what dropout draws is for this part only
 
-            with torch.autocast(device.type, getattr(torch, precision)) if precision != "float32" else nullcontext():
-                guess = network if labels is None else lambda x_t, t: network(x_t, t, labels)
-                state.loss = (objective or simple_loss)(guess, schedule, x0, t, eps).mean()
+            with (
+                torch.autocast(device.type, getattr(torch, precision))
+                if precision != "float32"
+                else nullcontext()
+            ):
+                guess = (
+                    network
+                    if labels is None
+                    else lambda x_t, t: network(x_t, t, labels)
+                )
+                state.loss = (objective or simple_loss)(
+                    guess, schedule, x0, t, eps
+                ).mean()
             state.scaler.scale(state.loss).backward()
             state.scaler.unscale_(state.optimizer)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -226,8 +374,14 @@ def learning_rate(step: int, lr: float, steps: int, warmup: int, decay: int) -> 
     return lr * up * down
 
 
-def shuffled(images: Tensor, labels: Tensor | None, batch_size: int, seed: int, start: int = 0,
-             part: range | None = None) -> Iterator[Batch]:  # fmt: skip
+def shuffled(
+    images: Tensor,
+    labels: Tensor | None,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    part: range | None = None,
+) -> Iterator[Batch]:
     """Batches start, start + 1, ... of an endless stream: epoch after epoch, each in an order of its own, nothing left out.
 
     part  of every batch that is wanted; None: all of it
@@ -236,7 +390,9 @@ def shuffled(images: Tensor, labels: Tensor | None, batch_size: int, seed: int, 
         yield images[chosen], None if labels is None else labels[chosen]
 
 
-def going_on(images: Stream | Iterable[Any], step: int, before: dict[str, Any]) -> Iterator[Any]:
+def going_on(
+    images: Stream | Iterable[Any], step: int, before: dict[str, Any]
+) -> Iterator[Any]:
     """The batches after the first `step` of them, if they can be found again; without end.
 
     before  what the checkpoint says, {} if the run begins
@@ -244,15 +400,20 @@ def going_on(images: Stream | Iterable[Any], step: int, before: dict[str, Any]) 
     if isinstance(images, Stream):
         yield from images.batches(step, before.get("places"))
     if step and distributed.rank() == 0:
-        warnings.warn("a loader cannot be asked for the batches after those that the run has seen, so it starts from its beginning; "
-                      "tensors and folders go on exactly (load_stream)", stacklevel=3)  # fmt: skip
+        warnings.warn(
+            "a loader cannot be asked for the batches after those that the run has seen, so it starts from its beginning; "
+            "tensors and folders go on exactly (load_stream)",
+            stacklevel=3,
+        )
     while True:
         empty = True
         for batch in images:
             empty = False
             yield batch
         if empty:
-            raise ValueError("the loader gave no batch; wanted an iterable of uint8 images (B, C, H, W) that can be gone through repeatedly")
+            raise ValueError(
+                "the loader gave no batch; wanted an iterable of uint8 images (B, C, H, W) that can be gone through repeatedly"
+            )
 
 
 def checked(batches: Iterable[Any], device: torch.device) -> Iterator[Batch]:
@@ -262,33 +423,70 @@ def checked(batches: Iterable[Any], device: torch.device) -> Iterator[Batch]:
         images, labels = batch if isinstance(batch, (tuple, list)) else (batch, None)
         check_uint8_images(images, labels)
         if distributed.size() > 1:
-            sizes = {len(images), size} if size else set(distributed.gather(torch.tensor([len(images)])).tolist())
+            sizes = (
+                {len(images), size}
+                if size
+                else set(distributed.gather(torch.tensor([len(images)])).tolist())
+            )
             if len(sizes) > 1:
-                raise ValueError(f"batches of {sorted(sizes)} images; wanted the same number every time and on all ranks: DataLoader(..., drop_last=True)")
+                raise ValueError(
+                    f"batches of {sorted(sizes)} images; wanted the same number every time and on all ranks: DataLoader(..., drop_last=True)"
+                )
             size = len(images)
-        yield images.to(device, non_blocking=True), None if labels is None else labels.to(device, non_blocking=True)
+        yield (
+            images.to(device, non_blocking=True),
+            None if labels is None else labels.to(device, non_blocking=True),
+        )
 
 
-def start(model: nn.Module, device: torch.device, precision: str, lr: float, channels_last: bool = False, fused: bool = True) -> TrainingState:
+def start(
+    model: nn.Module,
+    device: torch.device,
+    precision: str,
+    lr: float,
+    channels_last: bool = False,
+    fused: bool = True,
+) -> TrainingState:
     """The state before the first step: the model on its device, its average, Adam."""
     model.to(device)
     if channels_last:
-        cast(Any, model).to(memory_format=torch.channels_last)  # some of torch's stubs leave it out
+        cast(Any, model).to(
+            memory_format=torch.channels_last
+        )  # some of torch's stubs leave it out
     distributed.share(model)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, eps=1e-8, fused=fused)
-    return TrainingState(model, ema, optimizer, torch.amp.GradScaler(device.type, enabled=precision == "float16"))
+    return TrainingState(
+        model,
+        ema,
+        optimizer,
+        torch.amp.GradScaler(device.type, enabled=precision == "float16"),
+    )
 
 
-def save(state: TrainingState, schedule: Schedule, out: Path, info: dict[str, Any]) -> Path:
+def save(
+    state: TrainingState, schedule: Schedule, out: Path, info: dict[str, Any]
+) -> Path:
     """Write out/step-<n> with all that resuming needs, then drop the older ones."""
-    tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
+    tensors = {
+        f"model.{name}": tensor for name, tensor in state.model.state_dict().items()
+    }
     for name, parameter in state.model.named_parameters():
         for key, value in state.optimizer.state[parameter].items():
             tensors[f"adam.{key}.{name}"] = value
     info = {**info, "scaler": state.scaler.state_dict()}
-    folder = save_checkpoint(out / f"step-{state.step:08d}", state.ema, schedule, step=state.step, info=info, training=tensors)
-    for older in [*out.glob("step-*"), *out.glob(".step-*")]:  # the latter, with a dot, are what a kill left half-written
+    folder = save_checkpoint(
+        out / f"step-{state.step:08d}",
+        state.ema,
+        schedule,
+        step=state.step,
+        info=info,
+        training=tensors,
+    )
+    for older in [
+        *out.glob("step-*"),
+        *out.glob(".step-*"),
+    ]:  # the latter, with a dot, are what a kill left half-written
         if older.name < folder.name:
             shutil.rmtree(older, ignore_errors=True)
     return folder
@@ -296,19 +494,44 @@ def save(state: TrainingState, schedule: Schedule, out: Path, info: dict[str, An
 
 def restore(state: TrainingState, out: Path, schedule: Schedule) -> Checkpoint:
     """Set `state` to the newest checkpoint in `out`. Raises FileNotFoundError, or ValueError if it does not fit."""
-    checkpoint = load_checkpoint(out, model=state.ema, training=True, device=next(state.model.parameters()).device)
+    checkpoint = load_checkpoint(
+        out,
+        model=state.ema,
+        training=True,
+        device=next(state.model.parameters()).device,
+    )
     if not torch.equal(checkpoint.schedule.beta, schedule.beta):
-        raise ValueError(f"{checkpoint.path} was trained with {checkpoint.schedule}; wanted the same schedule to go on with, got {schedule}")
+        raise ValueError(
+            f"{checkpoint.path} was trained with {checkpoint.schedule}; wanted the same schedule to go on with, got {schedule}"
+        )
     tensors = checkpoint.training or {}
     try:
-        state.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        state.model.load_state_dict(
+            {
+                k.removeprefix("model."): v
+                for k, v in tensors.items()
+                if k.startswith("model.")
+            }
+        )
         for name, parameter in state.model.named_parameters():
-            moments = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            state.optimizer.state[parameter] = {"step": moments.pop("step").to(parameter.device, copy=True).reshape(())}
-            for key, value in moments.items():  # laid out in memory like the parameter: a fused Adam reads both side by side
-                state.optimizer.state[parameter][key] = torch.empty_like(parameter.detach()).copy_(value)
+            moments = {
+                key: tensors[f"adam.{key}.{name}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+            state.optimizer.state[parameter] = {
+                "step": moments.pop("step").to(parameter.device, copy=True).reshape(())
+            }
+            for (
+                key,
+                value,
+            ) in moments.items():  # laid out in memory like the parameter: a fused Adam reads both side by side
+                state.optimizer.state[parameter][key] = torch.empty_like(
+                    parameter.detach()
+                ).copy_(value)
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{checkpoint.path} cannot be resumed with this model: {' '.join(str(error).split())[:500]}") from error
+        raise ValueError(
+            f"{checkpoint.path} cannot be resumed with this model: {' '.join(str(error).split())[:500]}"
+        ) from error
     if checkpoint.info.get("scaler"):
         state.scaler.load_state_dict(checkpoint.info["scaler"])
     state.step = checkpoint.step
@@ -322,10 +545,20 @@ class Log:
     """
 
     def __init__(self, out: Path | None, step: int, board: Path | None = None):
-        self.file, self.board, self.step = out / "log.jsonl" if out else None, board, step
+        self.file, self.board, self.step = (
+            out / "log.jsonl" if out else None,
+            board,
+            step,
+        )
         self.writer: Any = None
-        lines = read_log(self.file) if self.file is not None and step and self.file.exists() else []
-        self.kept: list[dict[str, Any]] | None = [line for line in lines if line["step"] <= step]
+        lines = (
+            read_log(self.file)
+            if self.file is not None and step and self.file.exists()
+            else []
+        )
+        self.kept: list[dict[str, Any]] | None = [
+            line for line in lines if line["step"] <= step
+        ]
         self.began = time.monotonic() - (self.kept[-1]["seconds"] if self.kept else 0.0)
 
     def seconds(self) -> float:
@@ -333,18 +566,24 @@ class Log:
 
     def write(self, step: int, loss: float, lr: float) -> None:
         # Nothing is written before there is something to say: a run that fails at once leaves no trace.
-        line = dict(step=step, loss=round(loss, 6), lr=lr, seconds=round(self.seconds(), 1))
+        line = dict(
+            step=step, loss=round(loss, 6), lr=lr, seconds=round(self.seconds(), 1)
+        )
         if self.file is not None:
             try:
                 self._append(self.file, line)
             except OSError as error:
-                raise OSError(f"{self.file} could not be written ({error}); the checkpoints beside it are untouched. Free some space and "
-                              "go on with resume=True") from error  # fmt: skip
+                raise OSError(
+                    f"{self.file} could not be written ({error}); the checkpoints beside it are untouched. Free some space and "
+                    "go on with resume=True"
+                ) from error
         if self.board is not None:
             if self.writer is None:
                 from torch.utils.tensorboard import SummaryWriter
 
-                self.writer = SummaryWriter(self.board, purge_step=self.step + 1 if self.step else None)  # hides what a resumed run repeats
+                self.writer = SummaryWriter(
+                    self.board, purge_step=self.step + 1 if self.step else None
+                )  # hides what a resumed run repeats
             self.writer.add_scalar("loss", loss, step)
             self.writer.add_scalar("lr", lr, step)
 
@@ -352,7 +591,9 @@ class Log:
         if self.kept is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_name(f".{file.name}.partial")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in self.kept), encoding="utf-8")
+            partial.write_text(
+                "".join(json.dumps(line) + "\n" for line in self.kept), encoding="utf-8"
+            )
             partial.replace(file)
             self.kept = None
         with file.open("a", encoding="utf-8") as end:
@@ -382,11 +623,15 @@ def _board_folder(tensorboard: bool | str | Path, out: Path | None) -> Path | No
     elif out is not None:
         folder = out / "tensorboard"
     else:
-        raise ValueError('tensorboard=True needs out=, the folder of the run; or name a folder: tensorboard="runs/board"')
+        raise ValueError(
+            'tensorboard=True needs out=, the folder of the run; or name a folder: tensorboard="runs/board"'
+        )
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
-        raise FileNotFoundError("event files are written by tensorboard, which is not installed; run: pip install tensorboard") from error
+        raise FileNotFoundError(
+            "event files are written by tensorboard, which is not installed; run: pip install tensorboard"
+        ) from error
     return folder
 
 
@@ -403,28 +648,46 @@ def _check_writable(out: Path) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise OSError(f"out = {out} cannot be written to ({error}); wanted a folder, there or to be made, for checkpoints and the log") from error
+        raise OSError(
+            f"out = {out} cannot be written to ({error}); wanted a folder, there or to be made, for checkpoints and the log"
+        ) from error
 
 
 def _check_settings(**settings: float) -> None:
     for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+        ):
             raise TypeError(f"{name} = {value!r}; wanted a number")
-        if name in ("lr", "batch_size", "save_every", "log_every") and value <= 0 or value < 0:
-            raise ValueError(f"{name} = {value}; wanted {'more than 0' if name not in ('steps', 'warmup', 'decay', 'ema', 'drop_label') else 'at least 0'}")
+        if (
+            name in ("lr", "batch_size", "save_every", "log_every")
+            and value <= 0
+            or value < 0
+        ):
+            raise ValueError(
+                f"{name} = {value}; wanted {'more than 0' if name not in ('steps', 'warmup', 'decay', 'ema', 'drop_label') else 'at least 0'}"
+            )
         if name not in ("lr", "ema", "drop_label") and value != int(value):
             raise ValueError(f"{name} = {value}; wanted a whole number")
     if settings["drop_label"] > 1:
-        raise ValueError(f"drop_label = {settings['drop_label']}; wanted a probability, 0 <= drop_label <= 1")
+        raise ValueError(
+            f"drop_label = {settings['drop_label']}; wanted a probability, 0 <= drop_label <= 1"
+        )
     if settings["ema"] >= 1:
-        raise ValueError(f"ema = {settings['ema']}; wanted 0 <= ema < 1 (the paper: 0.9999)")
+        raise ValueError(
+            f"ema = {settings['ema']}; wanted 0 <= ema < 1 (the paper: 0.9999)"
+        )
 
 
 def _check_labels(labels: Tensor, classes: int | None) -> None:
     if classes is None:
         raise ValueError(f"labels were given for {WITHOUT_CLASSES}")
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}; wanted 0..{classes - 1} for a model with {classes} classes")
+        raise ValueError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}; wanted 0..{classes - 1} for a model with {classes} classes"
+        )
 
 
 @contextmanager
@@ -452,7 +715,10 @@ def _interrupt() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         pressed.append(number)
 
-    before = {number: signal.signal(number, press) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, press)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield pressed
     finally:
@@ -463,4 +729,11 @@ def _interrupt() -> Iterator[list[int]]:
 def _bar(progress: bool, done: int, steps: int) -> Any:
     from tqdm.auto import tqdm
 
-    return tqdm(total=steps, initial=done, unit="step", desc="training", disable=not progress, dynamic_ncols=True)
+    return tqdm(
+        total=steps,
+        initial=done,
+        unit="step",
+        desc="training",
+        disable=not progress,
+        dynamic_ncols=True,
+    )

@@ -53,12 +53,40 @@ class UNet(nn.Module):
         learn_variance: bool = False,
     ):
         super().__init__()
-        _check_whole(image_size=image_size, channels=channels, width=width, multipliers=multipliers, blocks=blocks, attention=attention, groups=groups)
+        _check_whole(
+            image_size=image_size,
+            channels=channels,
+            width=width,
+            multipliers=multipliers,
+            blocks=blocks,
+            attention=attention,
+            groups=groups,
+        )
         multipliers, attention = tuple(multipliers), tuple(attention)
-        self.config = dict(image_size=image_size, channels=channels, width=width, multipliers=multipliers, blocks=blocks,
-                           attention=attention, dropout=dropout, classes=classes, groups=groups, learn_variance=learn_variance)  # fmt: skip
+        self.config = dict(
+            image_size=image_size,
+            channels=channels,
+            width=width,
+            multipliers=multipliers,
+            blocks=blocks,
+            attention=attention,
+            dropout=dropout,
+            classes=classes,
+            groups=groups,
+            learn_variance=learn_variance,
+        )
         self.classes, self.stride = classes, 2 ** (len(multipliers) - 1)
-        _check_sizes(image_size, channels, width, multipliers, blocks, attention, dropout, classes, groups)
+        _check_sizes(
+            image_size,
+            channels,
+            width,
+            multipliers,
+            blocks,
+            attention,
+            dropout,
+            classes,
+            groups,
+        )
         sides = [image_size // 2**i for i in range(len(multipliers))]
         widths = [width * m for m in multipliers]
 
@@ -72,7 +100,9 @@ class UNet(nn.Module):
             level = Level()
             for _ in range(blocks):
                 level.blocks.append(ResBlock(here, out, 4 * width, dropout, groups))
-                level.attention.append(Attention(out, groups) if side in attention else nn.Identity())
+                level.attention.append(
+                    Attention(out, groups) if side in attention else nn.Identity()
+                )
                 here = out
                 skips.append(here)
             if side != sides[-1]:
@@ -81,29 +111,45 @@ class UNet(nn.Module):
             self.down.append(level)
 
         self.middle = nn.ModuleList(
-            [ResBlock(here, here, 4 * width, dropout, groups), Attention(here, groups), ResBlock(here, here, 4 * width, dropout, groups)]
+            [
+                ResBlock(here, here, 4 * width, dropout, groups),
+                Attention(here, groups),
+                ResBlock(here, here, 4 * width, dropout, groups),
+            ]
         )
 
         self.up = nn.ModuleList()
         for side, out in zip(reversed(sides), reversed(widths)):
             level = Level()
             for _ in range(blocks + 1):
-                level.blocks.append(ResBlock(here + skips.pop(), out, 4 * width, dropout, groups))
-                level.attention.append(Attention(out, groups) if side in attention else nn.Identity())
+                level.blocks.append(
+                    ResBlock(here + skips.pop(), out, 4 * width, dropout, groups)
+                )
+                level.attention.append(
+                    Attention(out, groups) if side in attention else nn.Identity()
+                )
                 here = out
             if side != sides[0]:
                 level.resample = Upsample(here)
             self.up.append(level)
 
         self.norm_out = norm(here, groups)
-        self.conv_out = conv3x3(here, 2 * channels if learn_variance else channels, scale=0.0)
+        self.conv_out = conv3x3(
+            here, 2 * channels if learn_variance else channels, scale=0.0
+        )
 
     def forward(self, x: Tensor, t: int | Tensor, y: Tensor | None = None) -> Tensor:
         self._check_input(x, t, y)
-        t = torch.full((1,), t, device=x.device) if isinstance(t, int) else t.to(x.device).reshape(-1)
+        t = (
+            torch.full((1,), t, device=x.device)
+            if isinstance(t, int)
+            else t.to(x.device).reshape(-1)
+        )
         emb = self.embed_time(t)  # (B, E), or (1, E) for one t for all images
         if self.embed_label is not None:
-            emb = emb + self.embed_label(torch.full_like(t, self.classes or 0) if y is None else y.to(x.device))  # (B, E)
+            emb = emb + self.embed_label(
+                torch.full_like(t, self.classes or 0) if y is None else y.to(x.device)
+            )  # (B, E)
         emb = F.silu(emb)
 
         h = self.conv_in(x)  # (B, width, H, W)
@@ -121,37 +167,63 @@ class UNet(nn.Module):
 
         for level in cast(Iterable[Level], self.up):
             for block, attend in zip(level.blocks, level.attention):
-                h = attend(block(torch.cat([h, skips.pop()], dim=1), emb))  # skip: (B, C', H, W)
+                h = attend(
+                    block(torch.cat([h, skips.pop()], dim=1), emb)
+                )  # skip: (B, C', H, W)
             if level.resample is not None:
                 h = level.resample(h)  # (B, C, 2H, 2W)
 
-        answer: Tensor = self.conv_out(swish(self.norm_out(h)))  # (B, channels, H, W), twice the channels with learn_variance
+        answer: Tensor = self.conv_out(
+            swish(self.norm_out(h))
+        )  # (B, channels, H, W), twice the channels with learn_variance
         return answer
 
     def _check_input(self, x: Tensor, t: int | Tensor, y: Tensor | None) -> None:
         channels = self.config["channels"]
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"x_t is {getattr(x, 'dtype', type(x).__name__)}; wanted a float tensor (B, {channels}, H, W)")
+            raise TypeError(
+                f"x_t is {getattr(x, 'dtype', type(x).__name__)}; wanted a float tensor (B, {channels}, H, W)"
+            )
         if x.ndim != 4 or x.shape[1] != channels:
-            raise ValueError(f"x_t has shape {tuple(x.shape)}; wanted (B, {channels}, H, W)")
-        if x.device.type == "cpu" and x.isnan().any():  # elsewhere the question would make the host wait
+            raise ValueError(
+                f"x_t has shape {tuple(x.shape)}; wanted (B, {channels}, H, W)"
+            )
+        if (
+            x.device.type == "cpu" and x.isnan().any()
+        ):  # elsewhere the question would make the host wait
             raise ValueError("x_t contains NaN; wanted numbers")
         if x.shape[2] % self.stride or x.shape[3] % self.stride:
-            raise ValueError(f"images of {x.shape[2]} x {x.shape[3]} pixels cannot be halved {len(self.down) - 1} times; "
-                             f"wanted sides divisible by {self.stride}: pad them, or use fewer multipliers")  # fmt: skip
+            raise ValueError(
+                f"images of {x.shape[2]} x {x.shape[3]} pixels cannot be halved {len(self.down) - 1} times; "
+                f"wanted sides divisible by {self.stride}: pad them, or use fewer multipliers"
+            )
         check_t(t, 2**31)
         if isinstance(t, Tensor) and t.ndim == 1 and len(t) not in (1, len(x)):
-            raise ValueError(f"t has {len(t)} entries for a batch of {len(x)}; wanted one t for each image, or an int")
+            raise ValueError(
+                f"t has {len(t)} entries for a batch of {len(x)}; wanted one t for each image, or an int"
+            )
         if y is not None:
             if self.classes is None:
-                raise ValueError("labels were given to a model without classes; build it with UNet(classes=...)")
+                raise ValueError(
+                    "labels were given to a model without classes; build it with UNet(classes=...)"
+                )
             if not isinstance(y, Tensor):
-                raise TypeError(f"labels are a {type(y).__name__}; wanted a LongTensor ({len(x)},)")
+                raise TypeError(
+                    f"labels are a {type(y).__name__}; wanted a LongTensor ({len(x)},)"
+                )
             if y.shape != (len(x),) or y.dtype != torch.int64:
-                raise ValueError(f"labels have shape {tuple(y.shape)} and dtype {y.dtype}; wanted a LongTensor ({len(x)},)")
-            if y.device.type == "cpu" and len(y) and not (0 <= int(y.min()) and int(y.max()) <= self.classes):
-                raise ValueError(f"labels run from {int(y.min())} to {int(y.max())}; "
-                                 f"wanted 0..{self.classes - 1}, or {self.classes} for no label")  # fmt: skip
+                raise ValueError(
+                    f"labels have shape {tuple(y.shape)} and dtype {y.dtype}; wanted a LongTensor ({len(x)},)"
+                )
+            if (
+                y.device.type == "cpu"
+                and len(y)
+                and not (0 <= int(y.min()) and int(y.max()) <= self.classes)
+            ):
+                raise ValueError(
+                    f"labels run from {int(y.min())} to {int(y.max())}; "
+                    f"wanted 0..{self.classes - 1}, or {self.classes} for no label"
+                )
 
 
 class Level(nn.Module):
@@ -169,14 +241,21 @@ class TimeEmbedding(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.width = width
-        self.linear_1, self.linear_2 = linear(width, 4 * width), linear(4 * width, 4 * width)
+        self.linear_1, self.linear_2 = (
+            linear(width, 4 * width),
+            linear(4 * width, 4 * width),
+        )
 
     def forward(self, t: Tensor) -> Tensor:
         half = self.width // 2
-        frequency = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000) / (half - 1)))
+        frequency = torch.exp(
+            torch.arange(half, device=t.device) * (-math.log(10000) / (half - 1))
+        )
         # The only t - 1 in the package: published weights were trained on times 0..T-1.
         angle = rearrange(t - 1, "b -> b 1") * frequency  # (B, half)
-        emb = torch.cat([angle.sin(), angle.cos()], dim=1).to(self.linear_1.weight.dtype)  # (B, width)
+        emb = torch.cat([angle.sin(), angle.cos()], dim=1).to(
+            self.linear_1.weight.dtype
+        )  # (B, width)
         answer: Tensor = self.linear_2(F.silu(self.linear_1(emb)))
         return answer
 
@@ -184,7 +263,9 @@ class TimeEmbedding(nn.Module):
 class ResBlock(nn.Module):
     """norm - swish - conv, plus the time; norm - swish - dropout - conv; plus the input: (B, C, H, W) -> (B, out, H, W)."""
 
-    def __init__(self, channels: int, out: int, embedding: int, dropout: float, groups: int = 32):
+    def __init__(
+        self, channels: int, out: int, embedding: int, dropout: float, groups: int = 32
+    ):
         super().__init__()
         self.norm_1, self.conv_1 = norm(channels, groups), conv3x3(channels, out)
         self.embed = linear(embedding, out)
@@ -194,9 +275,15 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         time, shortcut = rearrange(self.embed(emb), "b c -> b c 1 1"), self.shortcut(x)
-        h = remade(swish, self.norm_1(x), lambda h: added(self.conv_1, h, time))  # (B, out, H, W)
+        h = remade(
+            swish, self.norm_1(x), lambda h: added(self.conv_1, h, time)
+        )  # (B, out, H, W)
         drop = self.dropout.draw(h)
-        return remade(lambda h: drop(swish(h)), self.norm_2(h), lambda h: added(self.conv_2, h, shortcut))
+        return remade(
+            lambda h: drop(swish(h)),
+            self.norm_2(h),
+            lambda h: added(self.conv_2, h, shortcut),
+        )
 
 
 class Attention(nn.Module):
@@ -205,14 +292,20 @@ class Attention(nn.Module):
     def __init__(self, channels: int, groups: int = 32):
         super().__init__()
         self.norm = norm(channels, groups)
-        self.q, self.k, self.v = linear(channels, channels), linear(channels, channels), linear(channels, channels)
+        self.q, self.k, self.v = (
+            linear(channels, channels),
+            linear(channels, channels),
+            linear(channels, channels),
+        )
         self.out = linear(channels, channels, scale=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         # One token a pixel, one head: named, or torch takes a slower way; copied once here, not once for each of q, k and v.
         tokens = rearrange(self.norm(x), "b c h w -> b 1 (h w) c").contiguous()
         h = attend(self.q(tokens), self.k(tokens), self.v(tokens))  # (B, 1, HW, C)
-        answer: Tensor = x + rearrange(self.out(h), "b 1 (h w) c -> b c h w", h=x.shape[2])
+        answer: Tensor = x + rearrange(
+            self.out(h), "b 1 (h w) c -> b c h w", h=x.shape[2]
+        )
         return answer
 
 
@@ -236,7 +329,9 @@ class Upsample(nn.Module):
         self.conv = conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        answer: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (B, C, 2H, 2W)
+        answer: Tensor = self.conv(
+            F.interpolate(x, scale_factor=2.0, mode="nearest")
+        )  # (B, C, 2H, 2W)
         return answer
 
 
@@ -249,7 +344,9 @@ def norm(channels: int, groups: int) -> GroupNorm:
     return GroupNorm(groups, channels, eps=1e-6)
 
 
-def conv3x3(channels: int, out: int, scale: float = 1.0, stride: int = 1, padding: int = 1) -> nn.Conv2d:
+def conv3x3(
+    channels: int, out: int, scale: float = 1.0, stride: int = 1, padding: int = 1
+) -> nn.Conv2d:
     return initialise(nn.Conv2d(channels, out, 3, stride, padding), scale)
 
 
@@ -271,24 +368,46 @@ def initialise(layer: Layer, scale: float) -> Layer:
 def _check_whole(**sizes: object) -> None:
     for name, size in sizes.items():
         many = name in ("multipliers", "attention")
-        if many != isinstance(size, (tuple, list)) or any(isinstance(n, bool) or not isinstance(n, int) for n in (cast(Iterable[object], size) if many else (size,))):
-            raise TypeError(f"{name} = {size!r}; wanted {'whole numbers, such as (1, 2, 2)' if many else 'a whole number'}")
+        if many != isinstance(size, (tuple, list)) or any(
+            isinstance(n, bool) or not isinstance(n, int)
+            for n in (cast(Iterable[object], size) if many else (size,))
+        ):
+            raise TypeError(
+                f"{name} = {size!r}; wanted {'whole numbers, such as (1, 2, 2)' if many else 'a whole number'}"
+            )
 
 
-def _check_sizes(image_size: int, channels: int, width: int, multipliers: tuple[int, ...], blocks: int, attention: tuple[int, ...],
-                 dropout: float, classes: int | None, groups: int) -> None:  # fmt: skip
+def _check_sizes(
+    image_size: int,
+    channels: int,
+    width: int,
+    multipliers: tuple[int, ...],
+    blocks: int,
+    attention: tuple[int, ...],
+    dropout: float,
+    classes: int | None,
+    groups: int,
+) -> None:
     levels = len(multipliers)
     if levels < 1 or blocks < 1 or channels < 1 or min(multipliers) < 1:
-        raise ValueError(f"multipliers = {multipliers}, blocks = {blocks}, channels = {channels}; wanted at least one, each at least 1")
+        raise ValueError(
+            f"multipliers = {multipliers}, blocks = {blocks}, channels = {channels}; wanted at least one, each at least 1"
+        )
     if groups < 1 or width < groups or width % groups:
-        raise ValueError(f"width = {width}; wanted a multiple of {groups}, because GroupNorm has groups = {groups}")
+        raise ValueError(
+            f"width = {width}; wanted a multiple of {groups}, because GroupNorm has groups = {groups}"
+        )
     if image_size < 1 or image_size % 2 ** (levels - 1):
         halvings = (image_size & -image_size).bit_length() - 1 if image_size > 0 else 0
-        raise ValueError(f"image_size = {image_size} cannot be halved {levels - 1} times, as {levels} multipliers ask; "
-                         f"wanted at most {halvings + 1} multipliers, such as {(1, 2, 2, 2, 2)[: halvings + 1]}, or padded images")  # fmt: skip
+        raise ValueError(
+            f"image_size = {image_size} cannot be halved {levels - 1} times, as {levels} multipliers ask; "
+            f"wanted at most {halvings + 1} multipliers, such as {(1, 2, 2, 2, 2)[: halvings + 1]}, or padded images"
+        )
     sides = [image_size // 2**i for i in range(levels)]
     if missing := [a for a in attention if a not in sides]:
-        raise ValueError(f"attention at side {missing} but the levels have sides {sides}; wanted some of these, or () for none")
+        raise ValueError(
+            f"attention at side {missing} but the levels have sides {sides}; wanted some of these, or () for none"
+        )
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout = {dropout}; wanted a probability, 0 <= dropout < 1")
     if classes is not None and classes < 1:

@@ -18,4 +18,6 @@ def untouched():
     """Fails if the test's calls draw from, or seed, the global generator."""
     before = torch.get_rng_state()
     yield
-    assert torch.equal(torch.get_rng_state(), before), "the caller's random state was changed"
+    assert torch.equal(torch.get_rng_state(), before), (
+        "the caller's random state was changed"
+    )

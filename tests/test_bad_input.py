@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from laboratory import SHORT, Scale, generator, small_unet
 from PIL import Image
+from test_training import files_of_at_most, resource
 
 import ddpm_core as ddpm
 from ddpm_core.cli import main
 from ddpm_core.streams import load_stream
-from laboratory import SHORT, Scale, generator, small_unet
-from test_training import files_of_at_most, resource
 
 X = torch.zeros(3, 1, 8, 8)
 NAN = X / 0
@@ -41,7 +41,9 @@ long = torch.tensor
 
 
 def trains(model=NET, images=U8, labels=None, **kwargs):
-    return lambda: ddpm.train(model, SHORT, images, labels, **{**PLAIN, "steps": 1, **kwargs})
+    return lambda: ddpm.train(
+        model, SHORT, images, labels, **{**PLAIN, "steps": 1, **kwargs}
+    )
 
 
 def on_a_full_disk(call, at_most: int = 10):
@@ -49,14 +51,21 @@ def on_a_full_disk(call, at_most: int = 10):
         with files_of_at_most(at_most):
             call()
 
-    return pytest.param(full, OSError, "No space left on device" if resource is None else "could not be written", marks=FULL)
+    return pytest.param(
+        full,
+        OSError,
+        "No space left on device" if resource is None else "could not be written",
+        marks=FULL,
+    )
 
 
 def stopped(*arguments):
     raise KeyboardInterrupt("Ctrl-C")
 
 
-FULL = pytest.mark.skipif(resource is None, reason="this system cannot limit the size of files")
+FULL = pytest.mark.skipif(
+    resource is None, reason="this system cannot limit the size of files"
+)
 
 
 def samples(*args, model=NET, shape=(3, 1, 8, 8), **kwargs):
@@ -70,111 +79,347 @@ TABLE = [
     (lambda: ddpm.Schedule([0.0]), ValueError, "strictly between 0 and 1"),
     (lambda: ddpm.Schedule([0.1, 1.0]), ValueError, "strictly between 0 and 1"),
     (lambda: ddpm.Schedule([0.1, -0.1]), ValueError, "strictly between 0 and 1"),
-    (lambda: ddpm.Schedule([0.1, float("nan")]), ValueError, "strictly between 0 and 1"),
+    (
+        lambda: ddpm.Schedule([0.1, float("nan")]),
+        ValueError,
+        "strictly between 0 and 1",
+    ),
     (lambda: ddpm.Schedule([0.1, 0.0, 0.1]), ValueError, "strictly between 0 and 1"),
     (lambda: ddpm.Schedule("linear"), TypeError, "beta"),
     (lambda: ddpm.Schedule([1e-18, 0.1]), ValueError, "strictly between 0 and 1"),
     (lambda: ddpm.Schedule([0.999] * 200), ValueError, "alpha_bar_T"),
-    (lambda: ddpm.linear_schedule(0), ValueError, "T = 0; wanted a whole number of steps, at least 1"),
+    (
+        lambda: ddpm.linear_schedule(0),
+        ValueError,
+        "T = 0; wanted a whole number of steps, at least 1",
+    ),
     (lambda: ddpm.linear_schedule(10.0), ValueError, "T = 10.0; wanted a whole number"),
-    (lambda: ddpm.linear_schedule(10, 0.0, 0.02), ValueError, "strictly between 0 and 1"),
+    (
+        lambda: ddpm.linear_schedule(10, 0.0, 0.02),
+        ValueError,
+        "strictly between 0 and 1",
+    ),
     (lambda: ddpm.linear_schedule(10, 1e-4, 2), ValueError, "strictly between 0 and 1"),
     (lambda: ddpm.cosine_schedule(True), ValueError, "T = True; wanted a whole number"),
     (lambda: ddpm.cosine_schedule(-3), ValueError, "T = -3"),
     # times
-    (lambda: ddpm.q_sample(SHORT, X, 0, X), ValueError, "t = 0; wanted the paper's time, 1..20"),
-    (lambda: ddpm.q_sample(SHORT, X, 21, X), ValueError, "t = 21; wanted the paper's time, 1..20"),
+    (
+        lambda: ddpm.q_sample(SHORT, X, 0, X),
+        ValueError,
+        "t = 0; wanted the paper's time, 1..20",
+    ),
+    (
+        lambda: ddpm.q_sample(SHORT, X, 21, X),
+        ValueError,
+        "t = 21; wanted the paper's time, 1..20",
+    ),
     (lambda: ddpm.q_sample(SHORT, X, -1, X), ValueError, "t = -1"),
-    (lambda: ddpm.q_sample(SHORT, X, 1.0, X), TypeError, "t is a float; wanted an int or a LongTensor (B,)"),
+    (
+        lambda: ddpm.q_sample(SHORT, X, 1.0, X),
+        TypeError,
+        "t is a float; wanted an int or a LongTensor (B,)",
+    ),
     (lambda: ddpm.q_sample(SHORT, X, True, X), TypeError, "t is a bool"),
     (lambda: ddpm.q_sample(SHORT, X, [1, 2, 3], X), TypeError, "t is a list"),
-    (lambda: ddpm.q_sample(SHORT, X, long([0, 1, 2]), X), ValueError, "t runs from 0 to 2; wanted the paper's time, 1..20"),
-    (lambda: ddpm.q_sample(SHORT, X, long([1, 2, 21]), X), ValueError, "t runs from 1 to 21"),
-    (lambda: ddpm.q_sample(SHORT, X, long([1.0, 2, 3]), X), TypeError, "t has dtype torch.float32"),
-    (lambda: ddpm.q_sample(SHORT, X, long([[1], [2], [3]]), X), TypeError, "shape (3, 1)"),
-    (lambda: ddpm.q_sample(SHORT, X, long([1, 2]), X), ValueError, "t has 2 entries for a batch of 3"),
+    (
+        lambda: ddpm.q_sample(SHORT, X, long([0, 1, 2]), X),
+        ValueError,
+        "t runs from 0 to 2; wanted the paper's time, 1..20",
+    ),
+    (
+        lambda: ddpm.q_sample(SHORT, X, long([1, 2, 21]), X),
+        ValueError,
+        "t runs from 1 to 21",
+    ),
+    (
+        lambda: ddpm.q_sample(SHORT, X, long([1.0, 2, 3]), X),
+        TypeError,
+        "t has dtype torch.float32",
+    ),
+    (
+        lambda: ddpm.q_sample(SHORT, X, long([[1], [2], [3]]), X),
+        TypeError,
+        "shape (3, 1)",
+    ),
+    (
+        lambda: ddpm.q_sample(SHORT, X, long([1, 2]), X),
+        ValueError,
+        "t has 2 entries for a batch of 3",
+    ),
     (lambda: NET(X, 0), ValueError, "t = 0; wanted the paper's time"),
     (lambda: NET(X, long([0, 1, 2])), ValueError, "t runs from 0 to 2"),
-    (lambda: ddpm.q_step(SHORT, X, 0, X), ValueError, "t = 0; wanted the paper's time, 1..20"),
+    (
+        lambda: ddpm.q_step(SHORT, X, 0, X),
+        ValueError,
+        "t = 0; wanted the paper's time, 1..20",
+    ),
     (lambda: ddpm.q_posterior(SHORT, X, X, 21), ValueError, "t = 21"),
     (lambda: ddpm.predict_x0(SHORT, X, 0, X), ValueError, "t = 0"),
-    (lambda: ddpm.reverse_mean(SHORT, X, long([1, 2, 30]), X), ValueError, "t runs from 1 to 30"),
+    (
+        lambda: ddpm.reverse_mean(SHORT, X, long([1, 2, 30]), X),
+        ValueError,
+        "t runs from 1 to 30",
+    ),
     (lambda: ddpm.simple_loss(NET, SHORT, X, 0, X), ValueError, "t = 0"),
     (lambda: ddpm.mu_error(NET, SHORT, X, 21, X), ValueError, "t = 21"),
     (lambda: ddpm.x0_error(NET, SHORT, X, -1, X), ValueError, "t = -1"),
     (lambda: ddpm.bound_loss(NET, SHORT, BLACK, 21, X), ValueError, "t = 21"),
     (lambda: ddpm.linear_schedule(-1), ValueError, "T = -1"),
-    (lambda: ddpm.linear_schedule(10, "1e-4", 0.02), TypeError, "beta_1 = '1e-4', beta_T = 0.02; wanted two numbers"),
+    (
+        lambda: ddpm.linear_schedule(10, "1e-4", 0.02),
+        TypeError,
+        "beta_1 = '1e-4', beta_T = 0.02; wanted two numbers",
+    ),
     (lambda: ddpm.linear_schedule(10, float("nan"), 0.02), ValueError, "beta_1 = nan"),
     # images and noise
     (lambda: ddpm.q_step(SHORT, NAN, 1, X), ValueError, "x_prev contains NaN"),
     (lambda: ddpm.q_sample(SHORT, X, 1, NAN), ValueError, "eps contains NaN"),
     (lambda: ddpm.q_posterior(SHORT, X, NAN, 1), ValueError, "x_t contains NaN"),
-    (lambda: ddpm.predict_x0(SHORT, X, 1, NAN), ValueError, "eps contains NaN; wanted numbers. A model that answers NaN has usually diverged"),
+    (
+        lambda: ddpm.predict_x0(SHORT, X, 1, NAN),
+        ValueError,
+        "eps contains NaN; wanted numbers. A model that answers NaN has usually diverged",
+    ),
     (lambda: ddpm.reverse_mean(SHORT, NAN, 1, X), ValueError, "x_t contains NaN"),
     (lambda: ddpm.simple_loss(NET, SHORT, NAN, 1, X), ValueError, "x0 contains NaN"),
-    (lambda: ddpm.mu_error(lambda x, t: NAN, SHORT, X, 1, X), ValueError, "eps contains NaN"),
-    (lambda: ddpm.x0_error(NET, SHORT, X, 1, X[:, :, :2]), ValueError, "eps has shape (3, 1, 2, 8) but x0 has (3, 1, 8, 8)"),
-    (lambda: ddpm.simple_loss(None, SHORT, X, 1, X), TypeError, "model is a NoneType; wanted a callable model(x_t, t) -> eps_hat"),
-    (lambda: ddpm.simple_loss(lambda x, t: None, SHORT, X, 1, X), TypeError, "the model returned a NoneType; wanted eps_hat, a tensor"),
+    (
+        lambda: ddpm.mu_error(lambda x, t: NAN, SHORT, X, 1, X),
+        ValueError,
+        "eps contains NaN",
+    ),
+    (
+        lambda: ddpm.x0_error(NET, SHORT, X, 1, X[:, :, :2]),
+        ValueError,
+        "eps has shape (3, 1, 2, 8) but x0 has (3, 1, 8, 8)",
+    ),
+    (
+        lambda: ddpm.simple_loss(None, SHORT, X, 1, X),
+        TypeError,
+        "model is a NoneType; wanted a callable model(x_t, t) -> eps_hat",
+    ),
+    (
+        lambda: ddpm.simple_loss(lambda x, t: None, SHORT, X, 1, X),
+        TypeError,
+        "the model returned a NoneType; wanted eps_hat, a tensor",
+    ),
     # the bound: see also test_bound.py
-    (lambda: ddpm.decoder_log_likelihood(X + 0.3, X, 0.1), ValueError, "x0 has values off the 8-bit grid"),
-    (lambda: ddpm.decoder_log_likelihood(BLACK - 2 / 255, X, 0.1), ValueError, "x0 has values off the 8-bit grid"),
-    (lambda: ddpm.decoder_log_likelihood(U8, X, 0.1), TypeError, "x0 is a torch.uint8; wanted floats: to_model_range()"),
-    (lambda: ddpm.decoder_log_likelihood(BLACK.numpy(), X, 0.1), TypeError, "x0 is a float32; wanted floats"),
+    (
+        lambda: ddpm.decoder_log_likelihood(X + 0.3, X, 0.1),
+        ValueError,
+        "x0 has values off the 8-bit grid",
+    ),
+    (
+        lambda: ddpm.decoder_log_likelihood(BLACK - 2 / 255, X, 0.1),
+        ValueError,
+        "x0 has values off the 8-bit grid",
+    ),
+    (
+        lambda: ddpm.decoder_log_likelihood(U8, X, 0.1),
+        TypeError,
+        "x0 is a torch.uint8; wanted floats: to_model_range()",
+    ),
+    (
+        lambda: ddpm.decoder_log_likelihood(BLACK.numpy(), X, 0.1),
+        TypeError,
+        "x0 is a float32; wanted floats",
+    ),
     (lambda: ddpm.decoder_log_likelihood(NAN, X, 0.1), ValueError, "(or NaN)"),
-    (lambda: ddpm.decoder_log_likelihood(BLACK, NAN, 0.1), ValueError, "mean contains NaN"),
-    (lambda: ddpm.decoder_log_likelihood(BLACK, X[:, :, :3], 0.1), ValueError, "mean has shape (3, 1, 3, 8) but x0 has (3, 1, 8, 8)"),
-    (lambda: ddpm.decoder_log_likelihood(BLACK, X, 0.0), ValueError, "std = 0.0 at its smallest; wanted a standard deviation above 0"),
+    (
+        lambda: ddpm.decoder_log_likelihood(BLACK, NAN, 0.1),
+        ValueError,
+        "mean contains NaN",
+    ),
+    (
+        lambda: ddpm.decoder_log_likelihood(BLACK, X[:, :, :3], 0.1),
+        ValueError,
+        "mean has shape (3, 1, 3, 8) but x0 has (3, 1, 8, 8)",
+    ),
+    (
+        lambda: ddpm.decoder_log_likelihood(BLACK, X, 0.0),
+        ValueError,
+        "std = 0.0 at its smallest; wanted a standard deviation above 0",
+    ),
     (lambda: ddpm.decoder_log_likelihood(BLACK, X, -1.0), ValueError, "std = -1.0"),
-    (lambda: ddpm.decoder_log_likelihood(BLACK, X, float("nan")), ValueError, "std = nan"),
-    (lambda: ddpm.bits_per_dim(NET, None, BLACK), TypeError, "schedule is a NoneType; wanted a Schedule"),
-    (lambda: ddpm.bits_per_dim(NET, SHORT, U8), TypeError, "x0 has dtype torch.uint8; wanted floats"),
+    (
+        lambda: ddpm.decoder_log_likelihood(BLACK, X, float("nan")),
+        ValueError,
+        "std = nan",
+    ),
+    (
+        lambda: ddpm.bits_per_dim(NET, None, BLACK),
+        TypeError,
+        "schedule is a NoneType; wanted a Schedule",
+    ),
+    (
+        lambda: ddpm.bits_per_dim(NET, SHORT, U8),
+        TypeError,
+        "x0 has dtype torch.uint8; wanted floats",
+    ),
     (lambda: ddpm.bits_per_dim(NET, SHORT, X + 0.3), ValueError, "off the 8-bit grid"),
     (lambda: ddpm.bits_per_dim(NET, SHORT, NAN), ValueError, "(or NaN)"),
-    (lambda: ddpm.bits_per_dim(NET, SHORT, BLACK, variance="small"), ValueError, "variance = 'small'"),
-    (lambda: ddpm.bits_per_dim(lambda x, t: NAN, SHORT, BLACK), ValueError, "eps contains NaN"),
-    (lambda: ddpm.bits_per_dim(NET, SHORT, BLACK, "learned"), ValueError, "as UNet(learn_variance=True) gives it"),
-    (lambda: ddpm.bits_per_dim_estimate(NET, SHORT, BLACK, evaluations=5), ValueError, "evaluations = 5; wanted an even number"),
-    (lambda: ddpm.bound_loss(NET, SHORT, X + 0.3, 1, X), ValueError, "off the 8-bit grid"),
-    (lambda: ddpm.choose_objective("score"), ValueError, "prediction = 'score'; wanted \"eps\", \"mu\" or \"x0\""),
-    (lambda: ddpm.choose_objective("eps", "hybrid"), ValueError, "objective = 'hybrid'; wanted \"simple\" or \"bound\""),
+    (
+        lambda: ddpm.bits_per_dim(NET, SHORT, BLACK, variance="small"),
+        ValueError,
+        "variance = 'small'",
+    ),
+    (
+        lambda: ddpm.bits_per_dim(lambda x, t: NAN, SHORT, BLACK),
+        ValueError,
+        "eps contains NaN",
+    ),
+    (
+        lambda: ddpm.bits_per_dim(NET, SHORT, BLACK, "learned"),
+        ValueError,
+        "as UNet(learn_variance=True) gives it",
+    ),
+    (
+        lambda: ddpm.bits_per_dim_estimate(NET, SHORT, BLACK, evaluations=5),
+        ValueError,
+        "evaluations = 5; wanted an even number",
+    ),
+    (
+        lambda: ddpm.bound_loss(NET, SHORT, X + 0.3, 1, X),
+        ValueError,
+        "off the 8-bit grid",
+    ),
+    (
+        lambda: ddpm.choose_objective("score"),
+        ValueError,
+        'prediction = \'score\'; wanted "eps", "mu" or "x0"',
+    ),
+    (
+        lambda: ddpm.choose_objective("eps", "hybrid"),
+        ValueError,
+        'objective = \'hybrid\'; wanted "simple" or "bound"',
+    ),
     (lambda: ddpm.as_eps_model(NET, SHORT, "v"), ValueError, "prediction = 'v'"),
-    (lambda: ddpm.q_step(None, X, 1, X), TypeError, "schedule is a NoneType; wanted a Schedule"),
-    (lambda: ddpm.q_step(SHORT, U8, 1, X), TypeError, "x_prev has dtype torch.uint8; wanted floats: to_model_range()"),
-    (lambda: ddpm.q_step(SHORT, X.numpy(), 1, X), TypeError, "x_prev is a ndarray; wanted a float tensor"),
-    (lambda: ddpm.q_sample(SHORT, X, 1, X[:2]), ValueError, "eps has shape (2, 1, 8, 8) but x0 has (3, 1, 8, 8)"),
-    (lambda: ddpm.q_sample(SHORT, X, 1, torch.zeros(1)), ValueError, "wanted the same shape"),
-    (lambda: ddpm.q_posterior(SHORT, X, X[..., :4], 1), ValueError, "x_t has shape (3, 1, 8, 4) but x0 has (3, 1, 8, 8)"),
-    (lambda: ddpm.predict_x0(SHORT, X, 1, X[:, :, 0]), ValueError, "eps has shape (3, 1, 8) but x_t has (3, 1, 8, 8)"),
-    (lambda: ddpm.reverse_mean(SHORT, X, 1, U8), TypeError, "eps has dtype torch.uint8"),
-    (lambda: ddpm.simple_loss(lambda x, t: x[:, :, :4], SHORT, X, 1, X), ValueError, "the model returned shape (3, 1, 4, 8)"),
-    (lambda: ddpm.simple_loss(NET, SHORT, U8, 1, X), TypeError, "x0 has dtype torch.uint8"),
+    (
+        lambda: ddpm.q_step(None, X, 1, X),
+        TypeError,
+        "schedule is a NoneType; wanted a Schedule",
+    ),
+    (
+        lambda: ddpm.q_step(SHORT, U8, 1, X),
+        TypeError,
+        "x_prev has dtype torch.uint8; wanted floats: to_model_range()",
+    ),
+    (
+        lambda: ddpm.q_step(SHORT, X.numpy(), 1, X),
+        TypeError,
+        "x_prev is a ndarray; wanted a float tensor",
+    ),
+    (
+        lambda: ddpm.q_sample(SHORT, X, 1, X[:2]),
+        ValueError,
+        "eps has shape (2, 1, 8, 8) but x0 has (3, 1, 8, 8)",
+    ),
+    (
+        lambda: ddpm.q_sample(SHORT, X, 1, torch.zeros(1)),
+        ValueError,
+        "wanted the same shape",
+    ),
+    (
+        lambda: ddpm.q_posterior(SHORT, X, X[..., :4], 1),
+        ValueError,
+        "x_t has shape (3, 1, 8, 4) but x0 has (3, 1, 8, 8)",
+    ),
+    (
+        lambda: ddpm.predict_x0(SHORT, X, 1, X[:, :, 0]),
+        ValueError,
+        "eps has shape (3, 1, 8) but x_t has (3, 1, 8, 8)",
+    ),
+    (
+        lambda: ddpm.reverse_mean(SHORT, X, 1, U8),
+        TypeError,
+        "eps has dtype torch.uint8",
+    ),
+    (
+        lambda: ddpm.simple_loss(lambda x, t: x[:, :, :4], SHORT, X, 1, X),
+        ValueError,
+        "the model returned shape (3, 1, 4, 8)",
+    ),
+    (
+        lambda: ddpm.simple_loss(NET, SHORT, U8, 1, X),
+        TypeError,
+        "x0 has dtype torch.uint8",
+    ),
     # the network
-    (lambda: ddpm.UNet(28), ValueError, "image_size = 28 cannot be halved 3 times, as 4 multipliers ask; wanted at most 3 multipliers"),
-    (lambda: ddpm.UNet(32, width=100), ValueError, "width = 100; wanted a multiple of 32"),
+    (
+        lambda: ddpm.UNet(28),
+        ValueError,
+        "image_size = 28 cannot be halved 3 times, as 4 multipliers ask; wanted at most 3 multipliers",
+    ),
+    (
+        lambda: ddpm.UNet(32, width=100),
+        ValueError,
+        "width = 100; wanted a multiple of 32",
+    ),
     (lambda: ddpm.UNet(32, multipliers=()), ValueError, "wanted at least one"),
-    (lambda: ddpm.UNet(32, multipliers=(1, 0)), ValueError, "wanted at least one, each at least 1"),
+    (
+        lambda: ddpm.UNet(32, multipliers=(1, 0)),
+        ValueError,
+        "wanted at least one, each at least 1",
+    ),
     (lambda: ddpm.UNet(32, channels=0), ValueError, "channels = 0"),
     (lambda: ddpm.UNet(32, blocks=0), ValueError, "blocks = 0"),
     (lambda: ddpm.UNet(0), ValueError, "image_size = 0"),
-    (lambda: ddpm.UNet(32, width=32, multipliers=(1,), attention=(16,)), ValueError, "attention at side [16] but the levels have sides [32]"),
-    (lambda: ddpm.UNet(32, width=32, dropout=1.0), ValueError, "dropout = 1.0; wanted a probability"),
-    (lambda: ddpm.UNet(32, width=32, classes=0), ValueError, "classes = 0; wanted None or the number of labels"),
-    (lambda: NET(U8, 1), TypeError, "x_t is torch.uint8; wanted a float tensor (B, 1, H, W)"),
-    (lambda: NET(X.expand(3, 3, 8, 8), 1), ValueError, "x_t has shape (3, 3, 8, 8); wanted (B, 1, H, W)"),
+    (
+        lambda: ddpm.UNet(32, width=32, multipliers=(1,), attention=(16,)),
+        ValueError,
+        "attention at side [16] but the levels have sides [32]",
+    ),
+    (
+        lambda: ddpm.UNet(32, width=32, dropout=1.0),
+        ValueError,
+        "dropout = 1.0; wanted a probability",
+    ),
+    (
+        lambda: ddpm.UNet(32, width=32, classes=0),
+        ValueError,
+        "classes = 0; wanted None or the number of labels",
+    ),
+    (
+        lambda: NET(U8, 1),
+        TypeError,
+        "x_t is torch.uint8; wanted a float tensor (B, 1, H, W)",
+    ),
+    (
+        lambda: NET(X.expand(3, 3, 8, 8), 1),
+        ValueError,
+        "x_t has shape (3, 3, 8, 8); wanted (B, 1, H, W)",
+    ),
     (lambda: NET(X[0], 1), ValueError, "x_t has shape (1, 8, 8)"),
-    (lambda: small_unet(8, 1, (1, 1))(X[..., :7], 1), ValueError, "images of 8 x 7 pixels cannot be halved 1 times; wanted sides divisible by 2"),
+    (
+        lambda: small_unet(8, 1, (1, 1))(X[..., :7], 1),
+        ValueError,
+        "images of 8 x 7 pixels cannot be halved 1 times; wanted sides divisible by 2",
+    ),
     (lambda: NET(X, long([1, 2])), ValueError, "t has 2 entries for a batch of 3"),
-    (lambda: NET(X, 1, LABELS), ValueError, "labels were given to a model without classes"),
-    (lambda: CLASSES(X, 1, long([0, 1, 4])), ValueError, "labels run from 0 to 4; wanted 0..2, or 3 for no label"),
+    (
+        lambda: NET(X, 1, LABELS),
+        ValueError,
+        "labels were given to a model without classes",
+    ),
+    (
+        lambda: CLASSES(X, 1, long([0, 1, 4])),
+        ValueError,
+        "labels run from 0 to 4; wanted 0..2, or 3 for no label",
+    ),
     (lambda: CLASSES(X, 1, long([0, -1, 1])), ValueError, "labels run from -1 to 1"),
     (lambda: CLASSES(X, 1, long([0.0, 1, 2])), ValueError, "wanted a LongTensor (3,)"),
     (lambda: CLASSES(X, 1, long([0, 1])), ValueError, "labels have shape (2,)"),
-    (lambda: CLASSES(X, 1, [0, 1, 2]), TypeError, "labels are a list; wanted a LongTensor (3,)"),
+    (
+        lambda: CLASSES(X, 1, [0, 1, 2]),
+        TypeError,
+        "labels are a list; wanted a LongTensor (3,)",
+    ),
     # sampling
     (samples(None), TypeError, "schedule is a NoneType; wanted a Schedule"),
-    (samples(steps=0), ValueError, "steps = 0; wanted None, or a whole number from 1 to T = 20"),
+    (
+        samples(steps=0),
+        ValueError,
+        "steps = 0; wanted None, or a whole number from 1 to T = 20",
+    ),
     (samples(steps=21), ValueError, "steps = 21"),
     (samples(steps=-5), ValueError, "steps = -5"),
     (samples(model=None), TypeError, "model is a NoneType; wanted a callable"),
@@ -182,58 +427,162 @@ TABLE = [
     (samples(model=lambda x, t: x / 0 * 0), ValueError, "eps contains NaN"),
     (samples(x_T=NAN), ValueError, "x_t contains NaN"),
     (samples(model=stopped), KeyboardInterrupt, "Ctrl-C"),
-    (lambda: next(ddpm.sample_steps(NET, SHORT, (3, 1, 8, 8), steps=0)), ValueError, "steps = 0"),
-    (lambda: next(ddpm.sample_steps(NET, SHORT, (3, 1, 8, 8), sampler="euler")), ValueError, "sampler = 'euler'"),
+    (
+        lambda: next(ddpm.sample_steps(NET, SHORT, (3, 1, 8, 8), steps=0)),
+        ValueError,
+        "steps = 0",
+    ),
+    (
+        lambda: next(ddpm.sample_steps(NET, SHORT, (3, 1, 8, 8), sampler="euler")),
+        ValueError,
+        "sampler = 'euler'",
+    ),
     (samples(steps=2.0), ValueError, "steps = 2.0"),
     (samples(steps="ten"), ValueError, "steps = 'ten'"),
     (samples(precision="half"), ValueError, "precision = 'half'; wanted \"auto\""),
-    (samples(model=lambda x, t: x, precision="bfloat16"), ValueError, "precision = 'bfloat16' for a function; wanted \"auto\""),
-    (samples(model=lambda x, t: x, compile=True), ValueError, "compile = True for a function; wanted a UNet"),
-    (samples(model=CLASSES, labels=LABELS, guidance=float("nan")), TypeError, "guidance = nan; wanted a finite number"),
-    (samples(model=CLASSES, labels=LABELS, guidance="much"), TypeError, "guidance = 'much'; wanted a finite number"),
-    (lambda: ddpm.respace(SHORT, 3, "even"), ValueError, "spacing = 'even'; wanted \"time\" or \"snr\""),
-    (trains(model=None), TypeError, "model is a NoneType; wanted an nn.Module with parameters"),
-    (lambda: ddpm.train(NET, None, U8, steps=1, **PLAIN), TypeError, "schedule is a NoneType; wanted a Schedule"),
+    (
+        samples(model=lambda x, t: x, precision="bfloat16"),
+        ValueError,
+        "precision = 'bfloat16' for a function; wanted \"auto\"",
+    ),
+    (
+        samples(model=lambda x, t: x, compile=True),
+        ValueError,
+        "compile = True for a function; wanted a UNet",
+    ),
+    (
+        samples(model=CLASSES, labels=LABELS, guidance=float("nan")),
+        TypeError,
+        "guidance = nan; wanted a finite number",
+    ),
+    (
+        samples(model=CLASSES, labels=LABELS, guidance="much"),
+        TypeError,
+        "guidance = 'much'; wanted a finite number",
+    ),
+    (
+        lambda: ddpm.respace(SHORT, 3, "even"),
+        ValueError,
+        'spacing = \'even\'; wanted "time" or "snr"',
+    ),
+    (
+        trains(model=None),
+        TypeError,
+        "model is a NoneType; wanted an nn.Module with parameters",
+    ),
+    (
+        lambda: ddpm.train(NET, None, U8, steps=1, **PLAIN),
+        TypeError,
+        "schedule is a NoneType; wanted a Schedule",
+    ),
     (trains(objective="simple"), TypeError, "objective = 'simple'; wanted a function"),
     (trains(seed="x"), TypeError, "seed = 'x'; wanted a whole number"),
-    (lambda: NET(torch.full((1, 1, 8, 8), float("nan")), 1), ValueError, "x_t contains NaN"),
+    (
+        lambda: NET(torch.full((1, 1, 8, 8), float("nan")), 1),
+        ValueError,
+        "x_t contains NaN",
+    ),
     (lambda: ddpm.UNet("32"), TypeError, "image_size = '32'; wanted a whole number"),
     (lambda: ddpm.UNet(32.0), TypeError, "image_size = 32.0; wanted a whole number"),
-    (lambda: ddpm.UNet(multipliers=2), TypeError, "multipliers = 2; wanted whole numbers, such as (1, 2, 2)"),
-    (lambda: ddpm.UNet(multipliers=(1, 1.5)), TypeError, "multipliers = (1, 1.5); wanted whole numbers"),
-    (samples(sampler="euler"), ValueError, "sampler = 'euler'; wanted \"ddpm\", \"ddim\" or \"dpm\""),
-    (samples(variance="guessed"), ValueError, "variance = 'guessed'; wanted \"beta\", \"beta_tilde\" or \"learned\""),
-    (samples(shape=(0, 1, 8, 8)), ValueError, "shape = (0, 1, 8, 8); wanted whole numbers, at least 1"),
+    (
+        lambda: ddpm.UNet(multipliers=2),
+        TypeError,
+        "multipliers = 2; wanted whole numbers, such as (1, 2, 2)",
+    ),
+    (
+        lambda: ddpm.UNet(multipliers=(1, 1.5)),
+        TypeError,
+        "multipliers = (1, 1.5); wanted whole numbers",
+    ),
+    (
+        samples(sampler="euler"),
+        ValueError,
+        'sampler = \'euler\'; wanted "ddpm", "ddim" or "dpm"',
+    ),
+    (
+        samples(variance="guessed"),
+        ValueError,
+        'variance = \'guessed\'; wanted "beta", "beta_tilde" or "learned"',
+    ),
+    (
+        samples(shape=(0, 1, 8, 8)),
+        ValueError,
+        "shape = (0, 1, 8, 8); wanted whole numbers, at least 1",
+    ),
     (samples(shape=(2.0, 1)), ValueError, "wanted whole numbers"),
     (samples(shape=()), ValueError, "shape = ()"),
-    (samples(shape=4), ValueError, "wanted whole numbers, at least 1, such as (16, 1, 28, 28)"),
-    (samples(generator=0), TypeError, "generator = 0; wanted a torch.Generator, such as torch.Generator().manual_seed(0)"),
+    (
+        samples(shape=4),
+        ValueError,
+        "wanted whole numbers, at least 1, such as (16, 1, 28, 28)",
+    ),
+    (
+        samples(generator=0),
+        TypeError,
+        "generator = 0; wanted a torch.Generator, such as torch.Generator().manual_seed(0)",
+    ),
     (samples(generator=[0, 1, 2]), TypeError, "wanted a torch.Generator"),
     (samples(generator=[generator()]), ValueError, "1 generators for 3 images"),
     (samples(x_T=X[:2]), ValueError, "x_T has shape (2, 1, 8, 8)"),
     (samples(x_T=U8), ValueError, "wanted floats of shape (3, 1, 8, 8)"),
     (samples(x_T=X.numpy()), ValueError, "wanted floats of shape (3, 1, 8, 8)"),
-    (samples(model=CLASSES, labels=[0, 1, 2]), TypeError, "labels are a list; wanted a LongTensor (3,)"),
+    (
+        samples(model=CLASSES, labels=[0, 1, 2]),
+        TypeError,
+        "labels are a list; wanted a LongTensor (3,)",
+    ),
     (samples(model=CLASSES, labels=LABELS[:2]), ValueError, "labels have shape (2,)"),
     (samples(model=CLASSES, labels=LABELS + 2), ValueError, "labels run from 2 to 4"),
     (samples(labels=LABELS), ValueError, "model without classes"),
     (samples(guidance=1.0), ValueError, "guidance = 1.0 needs labels"),
-    (samples(model=lambda x, t: x[:1]), ValueError, "the model returned shape (1, 1, 8, 8) for x_t of shape (3, 1, 8, 8)"),
-    (samples(shape=(1, 3, 8, 8)), ValueError, "x_t has shape (1, 3, 8, 8); wanted (B, 1, H, W)"),
-    (lambda: ddpm.respace(SHORT, 0), ValueError, "steps = 0; wanted a whole number from 1 to T = 20"),
+    (
+        samples(model=lambda x, t: x[:1]),
+        ValueError,
+        "the model returned shape (1, 1, 8, 8) for x_t of shape (3, 1, 8, 8)",
+    ),
+    (
+        samples(shape=(1, 3, 8, 8)),
+        ValueError,
+        "x_t has shape (1, 3, 8, 8); wanted (B, 1, H, W)",
+    ),
+    (
+        lambda: ddpm.respace(SHORT, 0),
+        ValueError,
+        "steps = 0; wanted a whole number from 1 to T = 20",
+    ),
     (lambda: ddpm.respace(SHORT, 21), ValueError, "steps = 21"),
     # training
-    (trains(images=X), TypeError, "torch.float32; wanted a uint8 tensor (N, C, H, W): to_uint8()"),
-    (trains(images=U8[0]), ValueError, "images have shape (1, 8, 8); wanted (N, C, H, W)"),
+    (
+        trains(images=X),
+        TypeError,
+        "torch.float32; wanted a uint8 tensor (N, C, H, W): to_uint8()",
+    ),
+    (
+        trains(images=U8[0]),
+        ValueError,
+        "images have shape (1, 8, 8); wanted (N, C, H, W)",
+    ),
     (trains(images=U8[:0]), ValueError, "at least one image"),
     (trains(images=[]), ValueError, "the loader gave no batch"),
     (trains(images=[X]), TypeError, "wanted a uint8 tensor"),
     (trains(images=U8.numpy()), TypeError, "a numpy.ndarray; wanted a uint8 tensor"),
-    (trains(images=[U8], labels=LABELS), ValueError, "labels were given beside a loader; wanted a loader of pairs"),
-    (trains(labels=LABELS), ValueError, "labels were given for a model without classes"),
+    (
+        trains(images=[U8], labels=LABELS),
+        ValueError,
+        "labels were given beside a loader; wanted a loader of pairs",
+    ),
+    (
+        trains(labels=LABELS),
+        ValueError,
+        "labels were given for a model without classes",
+    ),
     (trains(CLASSES, labels=[0, 1, 2]), TypeError, "wanted a LongTensor (3,)"),
     (trains(CLASSES, labels=LABELS[:2]), ValueError, "labels have shape (2,)"),
-    (trains(CLASSES, labels=LABELS + 1), ValueError, "labels run from 1 to 3; wanted 0..2"),
+    (
+        trains(CLASSES, labels=LABELS + 1),
+        ValueError,
+        "labels run from 1 to 3; wanted 0..2",
+    ),
     (trains(steps=-1), ValueError, "steps = -1; wanted at least 0"),
     (trains(steps=1.5), ValueError, "steps = 1.5; wanted a whole number"),
     (trains(steps="1"), TypeError, "steps = '1'; wanted a number"),
@@ -250,81 +599,306 @@ TABLE = [
     (trains(Scale(float("nan")), log_every=1), ValueError, "the loss is nan at step 1"),
     (trains(out="notes.txt"), OSError, "out = notes.txt cannot be written to"),
     (trains(out="/proc/nowhere/run"), OSError, "cannot be written to"),
-    (trains(out="run"), ValueError, "run already holds a run (step-00000003); go on with resume=True, or choose another folder"),
+    (
+        trains(out="run"),
+        ValueError,
+        "run already holds a run (step-00000003); go on with resume=True, or choose another folder",
+    ),
     (trains(out="other", resume=True), FileNotFoundError, "no checkpoint in other"),
     (trains(tiny(16), out="run", resume=True), ValueError, "do not fit the model"),
     (trains(tiny(), out="foreign", resume=True), ValueError, "says format"),
-    (trains(tiny(), out="truncated", resume=True), ValueError, "is truncated or no safetensors file"),
+    (
+        trains(tiny(), out="truncated", resume=True),
+        ValueError,
+        "is truncated or no safetensors file",
+    ),
     on_a_full_disk(trains(tiny(), out="run", resume=True, steps=4)),
     # checkpoints: see also test_checkpoint.py
-    (lambda: ddpm.load_checkpoint(None), TypeError, "path is a NoneType; wanted the folder of a run or of a checkpoint"),
-    (lambda: ddpm.load_checkpoint("run", model="unet"), TypeError, "model is a str; wanted a network"),
-    (lambda: ddpm.load_checkpoint("run", model=CLASSES), ValueError, "do not fit the model"),
-    (lambda: ddpm.load_checkpoint("run", device="gpu"), ValueError, "device = 'gpu' cannot be used here"),
-    (lambda: ddpm.load_checkpoint("other"), FileNotFoundError, "no checkpoint in other"),
-    (lambda: ddpm.load_checkpoint("missing"), FileNotFoundError, "weights.safetensors is missing; the checkpoint is incomplete"),
-    (lambda: ddpm.load_checkpoint("truncated"), ValueError, "is truncated or no safetensors file"),
-    (lambda: ddpm.load_checkpoint("foreign"), ValueError, "says format 'another'; wanted 'ddpm_core checkpoint 1'"),
-    (lambda: ddpm.load_checkpoint("hostile"), ValueError, "is truncated or no safetensors file"),
-    (lambda: ddpm.load_checkpoint("hostile.pt"), ValueError, "can run code when they are read, so ddpm_core never reads them"),
-    (lambda: ddpm.save_checkpoint("run/step-00000003", None, SHORT), TypeError, "model is a NoneType; wanted the network"),
-    (lambda: ddpm.save_checkpoint("run/step-00000003", NET, None), TypeError, "schedule is a NoneType; wanted a Schedule"),
-    (lambda: ddpm.save_checkpoint("run/step-00000003", NET, SHORT, step="3"), TypeError, "step = '3'; wanted the number of training steps"),
-    (lambda: ddpm.save_checkpoint("run/step-00000003", NET, SHORT, step=-3), TypeError, "step = -3"),
-    (lambda: ddpm.save_checkpoint("run/step-00000003", NET, SHORT, training={"loss": 1}), TypeError, "training['loss'] is a int; wanted tensors"),
-    (lambda: ddpm.save_checkpoint("run/step-00000003", NET, SHORT, info={"x": X}), TypeError, "JSON"),
+    (
+        lambda: ddpm.load_checkpoint(None),
+        TypeError,
+        "path is a NoneType; wanted the folder of a run or of a checkpoint",
+    ),
+    (
+        lambda: ddpm.load_checkpoint("run", model="unet"),
+        TypeError,
+        "model is a str; wanted a network",
+    ),
+    (
+        lambda: ddpm.load_checkpoint("run", model=CLASSES),
+        ValueError,
+        "do not fit the model",
+    ),
+    (
+        lambda: ddpm.load_checkpoint("run", device="gpu"),
+        ValueError,
+        "device = 'gpu' cannot be used here",
+    ),
+    (
+        lambda: ddpm.load_checkpoint("other"),
+        FileNotFoundError,
+        "no checkpoint in other",
+    ),
+    (
+        lambda: ddpm.load_checkpoint("missing"),
+        FileNotFoundError,
+        "weights.safetensors is missing; the checkpoint is incomplete",
+    ),
+    (
+        lambda: ddpm.load_checkpoint("truncated"),
+        ValueError,
+        "is truncated or no safetensors file",
+    ),
+    (
+        lambda: ddpm.load_checkpoint("foreign"),
+        ValueError,
+        "says format 'another'; wanted 'ddpm_core checkpoint 1'",
+    ),
+    (
+        lambda: ddpm.load_checkpoint("hostile"),
+        ValueError,
+        "is truncated or no safetensors file",
+    ),
+    (
+        lambda: ddpm.load_checkpoint("hostile.pt"),
+        ValueError,
+        "can run code when they are read, so ddpm_core never reads them",
+    ),
+    (
+        lambda: ddpm.save_checkpoint("run/step-00000003", None, SHORT),
+        TypeError,
+        "model is a NoneType; wanted the network",
+    ),
+    (
+        lambda: ddpm.save_checkpoint("run/step-00000003", NET, None),
+        TypeError,
+        "schedule is a NoneType; wanted a Schedule",
+    ),
+    (
+        lambda: ddpm.save_checkpoint("run/step-00000003", NET, SHORT, step="3"),
+        TypeError,
+        "step = '3'; wanted the number of training steps",
+    ),
+    (
+        lambda: ddpm.save_checkpoint("run/step-00000003", NET, SHORT, step=-3),
+        TypeError,
+        "step = -3",
+    ),
+    (
+        lambda: ddpm.save_checkpoint(
+            "run/step-00000003", NET, SHORT, training={"loss": 1}
+        ),
+        TypeError,
+        "training['loss'] is a int; wanted tensors",
+    ),
+    (
+        lambda: ddpm.save_checkpoint("run/step-00000003", NET, SHORT, info={"x": X}),
+        TypeError,
+        "JSON",
+    ),
     (lambda: ddpm.save_checkpoint(None, NET, SHORT), TypeError, "path is a NoneType"),
-    (lambda: ddpm.save_checkpoint("notes.txt/c", NET, SHORT), OSError, "could not be written"),
+    (
+        lambda: ddpm.save_checkpoint("notes.txt/c", NET, SHORT),
+        OSError,
+        "could not be written",
+    ),
     on_a_full_disk(lambda: ddpm.save_checkpoint("run/step-00000003", NET, SHORT)),
     on_a_full_disk(lambda: ddpm.save_checkpoint("new", NET, SHORT)),
-    (lambda: ddpm.load_checkpoint("/nowhere/at/all"), FileNotFoundError, "no checkpoint in /nowhere/at/all"),
+    (
+        lambda: ddpm.load_checkpoint("/nowhere/at/all"),
+        FileNotFoundError,
+        "no checkpoint in /nowhere/at/all",
+    ),
     (lambda: ddpm.load_checkpoint(__file__), ValueError, "is a file; wanted a folder"),
-    (lambda: ddpm.save_checkpoint("/proc/nowhere/c", NET, SHORT), OSError, "could not be written"),
+    (
+        lambda: ddpm.save_checkpoint("/proc/nowhere/c", NET, SHORT),
+        OSError,
+        "could not be written",
+    ),
     # diffusers: see also test_pretrained.py
-    (lambda: ddpm.from_diffusers(None), TypeError, "path_or_hub_id is a NoneType; wanted a folder or a hub id"),
-    (lambda: ddpm.from_diffusers("nowhere"), FileNotFoundError, "no folder nowhere; wanted a folder with config.json"),
-    (lambda: ddpm.from_diffusers("other"), FileNotFoundError, "no config.json in other"),
-    (lambda: ddpm.from_diffusers("notes.txt"), ValueError, "is a file; wanted the folder it is in"),
-    (lambda: ddpm.from_diffusers("unet-truncated"), ValueError, "is truncated or damaged"),
-    (lambda: ddpm.from_diffusers("unet-foreign"), ValueError, "wanted _class_name = 'UNet2DModel'"),
-    (lambda: ddpm.from_diffusers("unet-hostile"), ValueError, "was refused and nothing of it executed"),
-    (lambda: ddpm.to_diffusers(Scale(), "unet"), TypeError, "unet is a Scale; wanted a UNet"),
-    (lambda: ddpm.to_diffusers(NET, "unet", 1000), TypeError, "schedule is a int; wanted a Schedule"),
+    (
+        lambda: ddpm.from_diffusers(None),
+        TypeError,
+        "path_or_hub_id is a NoneType; wanted a folder or a hub id",
+    ),
+    (
+        lambda: ddpm.from_diffusers("nowhere"),
+        FileNotFoundError,
+        "no folder nowhere; wanted a folder with config.json",
+    ),
+    (
+        lambda: ddpm.from_diffusers("other"),
+        FileNotFoundError,
+        "no config.json in other",
+    ),
+    (
+        lambda: ddpm.from_diffusers("notes.txt"),
+        ValueError,
+        "is a file; wanted the folder it is in",
+    ),
+    (
+        lambda: ddpm.from_diffusers("unet-truncated"),
+        ValueError,
+        "is truncated or damaged",
+    ),
+    (
+        lambda: ddpm.from_diffusers("unet-foreign"),
+        ValueError,
+        "wanted _class_name = 'UNet2DModel'",
+    ),
+    (
+        lambda: ddpm.from_diffusers("unet-hostile"),
+        ValueError,
+        "was refused and nothing of it executed",
+    ),
+    (
+        lambda: ddpm.to_diffusers(Scale(), "unet"),
+        TypeError,
+        "unet is a Scale; wanted a UNet",
+    ),
+    (
+        lambda: ddpm.to_diffusers(NET, "unet", 1000),
+        TypeError,
+        "schedule is a int; wanted a Schedule",
+    ),
     (lambda: ddpm.to_diffusers(NET, None), TypeError, "path is a NoneType"),
-    (lambda: ddpm.to_diffusers(NET, "other"), ValueError, "which to_diffusers did not write, and nothing was changed"),
-    (lambda: ddpm.to_diffusers(NET, "notes.txt"), ValueError, "notes.txt is a file, and nothing was changed"),
-    (lambda: ddpm.to_diffusers(NET, "/proc/nowhere/unet"), OSError, "could not be written"),
+    (
+        lambda: ddpm.to_diffusers(NET, "other"),
+        ValueError,
+        "which to_diffusers did not write, and nothing was changed",
+    ),
+    (
+        lambda: ddpm.to_diffusers(NET, "notes.txt"),
+        ValueError,
+        "notes.txt is a file, and nothing was changed",
+    ),
+    (
+        lambda: ddpm.to_diffusers(NET, "/proc/nowhere/unet"),
+        OSError,
+        "could not be written",
+    ),
     on_a_full_disk(lambda: ddpm.to_diffusers(NET, "unet")),
     # metrics: see also test_metrics.py
-    (lambda: ddpm.frechet_distance(U8.flatten(1), U8.flatten(1)), TypeError, "features_a is a tensor of torch.uint8; wanted floats"),
-    (lambda: ddpm.frechet_distance(X.flatten(1), X.flatten(1)[:1]), ValueError, "features_b has shape (1, 64); wanted two dimensions, at least 2 rows"),
-    (lambda: ddpm.frechet_distance(X.flatten(1), X.flatten(1)[:, :3]), ValueError, "features_a have 64 columns and features_b 3"),
-    (lambda: ddpm.frechet_distance(NAN.flatten(1), X.flatten(1)), ValueError, "features_a has NaN or infinite values in 3 of 3 rows"),
-    (lambda: ddpm.inception_score(torch.full((4, 2), 0.5)), ValueError, "wanted logits, before the softmax"),
-    (lambda: ddpm.inception_score(NAN.flatten(1)), ValueError, "logits has NaN or infinite values"),
-    (lambda: ddpm.inception_score(X.flatten(1), splits=4), ValueError, "splits = 4; wanted None, or a whole number from 1 to the number of pictures, 3"),
+    (
+        lambda: ddpm.frechet_distance(U8.flatten(1), U8.flatten(1)),
+        TypeError,
+        "features_a is a tensor of torch.uint8; wanted floats",
+    ),
+    (
+        lambda: ddpm.frechet_distance(X.flatten(1), X.flatten(1)[:1]),
+        ValueError,
+        "features_b has shape (1, 64); wanted two dimensions, at least 2 rows",
+    ),
+    (
+        lambda: ddpm.frechet_distance(X.flatten(1), X.flatten(1)[:, :3]),
+        ValueError,
+        "features_a have 64 columns and features_b 3",
+    ),
+    (
+        lambda: ddpm.frechet_distance(NAN.flatten(1), X.flatten(1)),
+        ValueError,
+        "features_a has NaN or infinite values in 3 of 3 rows",
+    ),
+    (
+        lambda: ddpm.inception_score(torch.full((4, 2), 0.5)),
+        ValueError,
+        "wanted logits, before the softmax",
+    ),
+    (
+        lambda: ddpm.inception_score(NAN.flatten(1)),
+        ValueError,
+        "logits has NaN or infinite values",
+    ),
+    (
+        lambda: ddpm.inception_score(X.flatten(1), splits=4),
+        ValueError,
+        "splits = 4; wanted None, or a whole number from 1 to the number of pictures, 3",
+    ),
     # data: see also test_data.py
-    (lambda: ddpm.load_images("folder:damaged"), ValueError, "damaged/1.png cannot be read as an image"),
-    (lambda: next(iter(load_stream("folder:damaged", 2))), ValueError, "damaged/1.png cannot be read as an image"),
-    (lambda: ddpm.load_images("folder:mixed"), ValueError, "mixed/1.png is 9 x 8 pixels but mixed/0.png is 8 x 8"),
-    (lambda: ddpm.load_images("folder:pictures", size=-1), ValueError, "size = -1; wanted None, or the side of the images in pixels"),
+    (
+        lambda: ddpm.load_images("folder:damaged"),
+        ValueError,
+        "damaged/1.png cannot be read as an image",
+    ),
+    (
+        lambda: next(iter(load_stream("folder:damaged", 2))),
+        ValueError,
+        "damaged/1.png cannot be read as an image",
+    ),
+    (
+        lambda: ddpm.load_images("folder:mixed"),
+        ValueError,
+        "mixed/1.png is 9 x 8 pixels but mixed/0.png is 8 x 8",
+    ),
+    (
+        lambda: ddpm.load_images("folder:pictures", size=-1),
+        ValueError,
+        "size = -1; wanted None, or the side of the images in pixels",
+    ),
     (lambda: ddpm.load_images("fashion-mnist", size=2.5), ValueError, "size = 2.5"),
-    (lambda: ddpm.load_images("lsun-cat-256"), FileNotFoundError, 'no complete copy of "lsun-cat-256" is known on the hub'),
-    (lambda: load_stream("folder:pictures", 0), ValueError, "batch_size = 0; wanted a whole number, at least 1"),
-    (lambda: ddpm.load_images("mnist"), ValueError, "unknown data set 'mnist'; wanted \"fashion-mnist\""),
-    (lambda: ddpm.load_images("fashion-mnist", "validation"), ValueError, "split = 'validation'; wanted \"train\" or \"test\""),
+    (
+        lambda: ddpm.load_images("lsun-cat-256"),
+        FileNotFoundError,
+        'no complete copy of "lsun-cat-256" is known on the hub',
+    ),
+    (
+        lambda: load_stream("folder:pictures", 0),
+        ValueError,
+        "batch_size = 0; wanted a whole number, at least 1",
+    ),
+    (
+        lambda: ddpm.load_images("mnist"),
+        ValueError,
+        "unknown data set 'mnist'; wanted \"fashion-mnist\"",
+    ),
+    (
+        lambda: ddpm.load_images("fashion-mnist", "validation"),
+        ValueError,
+        'split = \'validation\'; wanted "train" or "test"',
+    ),
     (lambda: ddpm.load_images(None), TypeError, "wanted a string"),
-    (lambda: ddpm.load_images("folder:/nowhere/at/all"), FileNotFoundError, "is not a folder; wanted a folder with images (.png"),
-    (lambda: ddpm.load_images(f"folder:{__file__}"), FileNotFoundError, "is not a folder"),
-    (lambda: ddpm.to_model_range(X), TypeError, "torch.float32; wanted a uint8 tensor, 0 to 255"),
-    (lambda: ddpm.to_model_range(np.zeros(3, dtype=np.uint8)), TypeError, "a numpy.ndarray; wanted a uint8 tensor"),
-    (lambda: ddpm.to_uint8(U8), TypeError, "torch.uint8; wanted a tensor of floats in [-1, 1]"),
-    (lambda: ddpm.to_uint8([0.1]), TypeError, "a builtins.list; wanted a tensor of floats"),
-    (lambda: ddpm.to_uint8(X / 0), ValueError, "x contains NaN; wanted floats in [-1, 1]"),
+    (
+        lambda: ddpm.load_images("folder:/nowhere/at/all"),
+        FileNotFoundError,
+        "is not a folder; wanted a folder with images (.png",
+    ),
+    (
+        lambda: ddpm.load_images(f"folder:{__file__}"),
+        FileNotFoundError,
+        "is not a folder",
+    ),
+    (
+        lambda: ddpm.to_model_range(X),
+        TypeError,
+        "torch.float32; wanted a uint8 tensor, 0 to 255",
+    ),
+    (
+        lambda: ddpm.to_model_range(np.zeros(3, dtype=np.uint8)),
+        TypeError,
+        "a numpy.ndarray; wanted a uint8 tensor",
+    ),
+    (
+        lambda: ddpm.to_uint8(U8),
+        TypeError,
+        "torch.uint8; wanted a tensor of floats in [-1, 1]",
+    ),
+    (
+        lambda: ddpm.to_uint8([0.1]),
+        TypeError,
+        "a builtins.list; wanted a tensor of floats",
+    ),
+    (
+        lambda: ddpm.to_uint8(X / 0),
+        ValueError,
+        "x contains NaN; wanted floats in [-1, 1]",
+    ),
 ]
 
 
-SAMPLE, EVALUATE = "sample run --device cpu", "evaluate run --device cpu --features none --unseen folder:pictures --bound 2 --evaluations 4"
+SAMPLE, EVALUATE = (
+    "sample run --device cpu",
+    "evaluate run --device cpu --features none --unseen folder:pictures --bound 2 --evaluations 4",
+)
 TRAIN = "train --device cpu --precision float32 --multipliers 1 --T 4 --batch-size 2 --steps 4 --data"
 COMMANDS = [
     (f"{TRAIN} mnist --out new", "unknown data set 'mnist'"),
@@ -335,11 +909,17 @@ COMMANDS = [
     (f"{TRAIN} folder:pictures --out new --lr nan", "lr = nan; wanted a number"),
     (f"{TRAIN} folder:pictures --out new --size -3", "size = -3"),
     (f"{TRAIN} folder:pictures --out new --init nowhere", "no checkpoint in nowhere"),
-    (f"{TRAIN} folder:pictures --out new --init hostile", "is truncated or no safetensors file"),
+    (
+        f"{TRAIN} folder:pictures --out new --init hostile",
+        "is truncated or no safetensors file",
+    ),
     (f"{TRAIN} folder:pictures --out new --resume", "no checkpoint in new"),
     (f"{TRAIN} folder:pictures --out run", "already holds a run"),
     (f"{TRAIN} folder:pictures --out run --resume --width 64", "do not fit the model"),
-    (f"{TRAIN} folder:pictures --out notes.txt", "out = notes.txt cannot be written to"),
+    (
+        f"{TRAIN} folder:pictures --out notes.txt",
+        "out = notes.txt cannot be written to",
+    ),
     (f"{TRAIN} folder:pictures --out /proc/nowhere/run", "cannot be written to"),
     (f"{SAMPLE} -n 0 --out a.png", "wanted at least 1 of each"),
     (f"{SAMPLE} --steps -2 --out a.png", "steps = -2"),
@@ -353,22 +933,37 @@ COMMANDS = [
     ("sample hostile --out picture.png", "is truncated or no safetensors file"),
     ("sample hostile.pt --out picture.png", "can run code when they are read"),
     (f"{EVALUATE} --out a.txt", "wanted a file name that ends in .json"),
-    (f"{EVALUATE} --out /proc/nowhere/a.json", "/proc/nowhere/a.json cannot be written"),
+    (
+        f"{EVALUATE} --out /proc/nowhere/a.json",
+        "/proc/nowhere/a.json cannot be written",
+    ),
     (f"{EVALUATE} --bound -2", "bound of -2 images"),
     (f"{EVALUATE} --evaluations 3", "evaluations = 3; wanted an even number"),
     (f"{EVALUATE} --data nonsense", "unknown data set 'nonsense'"),
     (f"{EVALUATE} --unseen folder:damaged", "damaged/1.png cannot be read as an image"),
-    (f"{EVALUATE} --unseen folder:wide", "the network draws images of shape (1, 8, 8), those of folder:wide are (3, 8, 8)"),
+    (
+        f"{EVALUATE} --unseen folder:wide",
+        "the network draws images of shape (1, 8, 8), those of folder:wide are (3, 8, 8)",
+    ),
     ("evaluate nowhere", "no checkpoint in nowhere"),
     ("evaluate hostile --out evaluation.json", "is truncated or no safetensors file"),
     ("encode nowhere --data folder:pictures --out a.bits", "no checkpoint in nowhere"),
-    ("encode hostile --data folder:pictures --out picture.png", "is truncated or no safetensors file"),
+    (
+        "encode hostile --data folder:pictures --out picture.png",
+        "is truncated or no safetensors file",
+    ),
     ("encode run --data nonsense --out a.bits", "unknown data set 'nonsense'"),
-    ("encode run --data folder:damaged --out a.bits", "damaged/1.png cannot be read as an image"),
+    (
+        "encode run --data folder:damaged --out a.bits",
+        "damaged/1.png cannot be read as an image",
+    ),
     ("encode run --data folder:pictures -n 0 --out a.bits", "-n 0; wanted from 1"),
     ("encode run --data folder:pictures --steps 0 --out a.bits", "steps = 0"),
     ("encode run --data folder:pictures --bits -1 --out a.bits", "bits = -1"),
-    ("encode run --data folder:pictures --out /proc/nowhere/a.bits", "/proc/nowhere/a.bits cannot be written"),
+    (
+        "encode run --data folder:pictures --out /proc/nowhere/a.bits",
+        "/proc/nowhere/a.bits cannot be written",
+    ),
     ("decode run notes.txt --out new", "a file that `ddpm encode` made"),
     ("decode run nowhere.bits --out new", "nowhere.bits"),
 ]
@@ -398,14 +993,25 @@ def belongings(tmp_path_factory) -> Path:
     (disk / "evaluation.json").write_text("older results")
     (disk / "other").mkdir()
     (disk / "other" / "thesis.txt").write_text("kept")
-    ddpm.train(tiny(), SHORT, U8, steps=3, out=disk / "run", log_every=1, info={"data": f"folder:{disk}/pictures"}, **PLAIN)
+    ddpm.train(
+        tiny(),
+        SHORT,
+        U8,
+        steps=3,
+        out=disk / "run",
+        log_every=1,
+        info={"data": f"folder:{disk}/pictures"},
+        **PLAIN,
+    )
     for name in ("missing", "truncated", "foreign", "hostile"):
         shutil.copytree(disk / "run" / "step-00000003", disk / name)
     (disk / "missing" / "weights.safetensors").unlink()
     weights = disk / "truncated" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     about = json.loads((disk / "foreign" / "checkpoint.json").read_text())
-    (disk / "foreign" / "checkpoint.json").write_text(json.dumps(about | {"format": "another"}))
+    (disk / "foreign" / "checkpoint.json").write_text(
+        json.dumps(about | {"format": "another"})
+    )
     (disk / "hostile" / "weights.safetensors").write_bytes(pickle.dumps(Hostile()))
     torch.save({"weight": Hostile()}, disk / "hostile.pt")
     ddpm.to_diffusers(NET, disk / "unet")
@@ -413,9 +1019,13 @@ def belongings(tmp_path_factory) -> Path:
         shutil.copytree(disk / "unet", disk / f"unet-{name}")
     weights = disk / "unet-truncated" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
-    (disk / "unet-foreign" / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    (disk / "unet-foreign" / "config.json").write_text(
+        '{"_class_name": "AutoencoderKL"}'
+    )
     (disk / "unet-hostile" / "diffusion_pytorch_model.safetensors").unlink()
-    torch.save({"weight": Hostile()}, disk / "unet-hostile" / "diffusion_pytorch_model.bin")
+    torch.save(
+        {"weight": Hostile()}, disk / "unet-hostile" / "diffusion_pytorch_model.bin"
+    )
     return disk
 
 
@@ -426,16 +1036,27 @@ def disk(belongings, monkeypatch):
     before = files(belongings)
     yield belongings
     after = files(belongings)
-    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    changed = sorted(
+        name
+        for name in before.keys() | after.keys()
+        if before.get(name) != after.get(name)
+    )
     assert not changed, f"changed, lost or left behind: {changed}"
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
 
 
 def named(table):
-    return [f"{i:03d} {(row.values if hasattr(row, 'values') else row)[-1][:40]}" for i, row in enumerate(table)]
+    return [
+        f"{i:03d} {(row.values if hasattr(row, 'values') else row)[-1][:40]}"
+        for i, row in enumerate(table)
+    ]
 
 
 @pytest.mark.parametrize("call, error, phrase", TABLE, ids=named(TABLE))
@@ -450,16 +1071,29 @@ def test_bad_input(call, error, phrase, disk):
 def test_bad_commands(command, phrase, disk, capfd):
     assert main(shlex.split(command)) == 2
     (line,) = said(capfd.readouterr())
-    assert line.startswith(f"ddpm {command.split()[0]}: ") and phrase in line and len(line) < 700
+    assert (
+        line.startswith(f"ddpm {command.split()[0]}: ")
+        and phrase in line
+        and len(line) < 700
+    )
 
 
 def said(captured) -> list[str]:
     """Lines on stderr without bars; nothing on stdout."""
     assert captured.out == ""
-    return [line for line in captured.err.replace("\r", "\n").splitlines() if line.strip() and not re.match(r"(sampling|training|bound|\d+ samples):", line)]
+    return [
+        line
+        for line in captured.err.replace("\r", "\n").splitlines()
+        if line.strip()
+        and not re.match(r"(sampling|training|bound|\d+ samples):", line)
+    ]
 
 
-WRITING = [f"{SAMPLE} -n 2 --steps 2 --out picture.png", f"{EVALUATE} --out evaluation.json", f"{EVALUATE} --features fashion -n 2 --steps 2 --out evaluation.json --keep-samples"]
+WRITING = [
+    f"{SAMPLE} -n 2 --steps 2 --out picture.png",
+    f"{EVALUATE} --out evaluation.json",
+    f"{EVALUATE} --features fashion -n 2 --steps 2 --out evaluation.json --keep-samples",
+]
 
 
 @FULL
@@ -468,7 +1102,10 @@ def test_a_full_disk_is_noticed_before_the_work(command, disk, capfd):
     with files_of_at_most(2000):  # enough for what is said
         assert main(shlex.split(command)) == 2
     (line,) = said(capfd.readouterr())
-    assert re.search(r"(picture.png|evaluation.json) cannot be written .*wanted a file in a folder, there or to be made, with space for it", line)
+    assert re.search(
+        r"(picture.png|evaluation.json) cannot be written .*wanted a file in a folder, there or to be made, with space for it",
+        line,
+    )
 
 
 @pytest.mark.parametrize("command", WRITING)
@@ -477,17 +1114,35 @@ def test_a_disk_that_is_full_after_the_work(command, disk, capfd, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(ddpm.checkpoint, "_flush", full)
-    monkeypatch.setattr(ddpm.evaluation, "fashion_features", lambda: lambda images: (images.flatten(1).float(), images.flatten(1).float()))
+    monkeypatch.setattr(
+        ddpm.evaluation,
+        "fashion_features",
+        lambda: lambda images: (images.flatten(1).float(), images.flatten(1).float()),
+    )
     assert main(shlex.split(command)) == 2
     line = capfd.readouterr().err.splitlines()[-1]
-    assert re.search(r"(picture.png|evaluation.(json|npz)) could not be written \(.*No space left.*\); what was there before is untouched. Free some space", line)
+    assert re.search(
+        r"(picture.png|evaluation.(json|npz)) could not be written \(.*No space left.*\); what was there before is untouched. Free some space",
+        line,
+    )
 
 
-@pytest.mark.parametrize("command", [f"{SAMPLE} -n 2 --out picture.png", f"{EVALUATE} --out evaluation.json", f"{TRAIN} folder:pictures --out run --resume"],
-                         ids=lambda command: command.split()[0])  # fmt: skip
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"{SAMPLE} -n 2 --out picture.png",
+        f"{EVALUATE} --out evaluation.json",
+        f"{TRAIN} folder:pictures --out run --resume",
+    ],
+    ids=lambda command: command.split()[0],
+)
 def test_ctrl_c(command, disk, capfd, monkeypatch):
     monkeypatch.setattr(ddpm.UNet, "forward", stopped)
-    more = ["--width", "8", "--groups", "4", "--attention", "--steps", "9"] if command.startswith("train") else []
+    more = (
+        ["--width", "8", "--groups", "4", "--attention", "--steps", "9"]
+        if command.startswith("train")
+        else []
+    )
     monkeypatch.setitem(ddpm.cli.SCHEDULES, "linear", lambda T: SHORT)
     assert main([*shlex.split(command), *more]) == 130
     assert "Traceback" not in capfd.readouterr().err
@@ -502,22 +1157,39 @@ def test_an_unreadable_picture_is_left_out_on_request(disk):
 def test_the_hostile_files_would_have_run_code(tmp_path, belongings, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pickle.loads((belongings / "hostile" / "weights.safetensors").read_bytes())
-    assert Path("executed").exists()  # the fixture `disk` sees that no case above made it
+    assert Path(
+        "executed"
+    ).exists()  # the fixture `disk` sees that no case above made it
 
 
 def test_every_public_function_and_command_is_in_the_tables():
     source = Path(__file__).read_text(encoding="utf-8")
     tables = source[source.index("\nTABLE = [") : source.index("\nclass Hostile")]
     helpers = {"train": "trains(", "sample": "samples("}  # what the tables call instead
-    results = {"BitsPerDim", "BoundEstimate", "Checkpoint", "TrainingState"}  # returned, never called by a user
+    results = {
+        "BitsPerDim",
+        "BoundEstimate",
+        "Checkpoint",
+        "TrainingState",
+    }  # returned, never called by a user
     constant = {"cifar10_unet"}  # takes nothing
-    inner = {"training_steps"}  # what train calls when all of its input has been checked
+    inner = {
+        "training_steps"
+    }  # what train calls when all of its input has been checked
     for name in set(ddpm.__all__) - results - constant - inner:
         assert helpers.get(name, f"ddpm.{name}(") in tables, name
-    assert {command.split()[0] for command, _ in COMMANDS} == {"train", "sample", "evaluate", "encode", "decode"}
+    assert {command.split()[0] for command, _ in COMMANDS} == {
+        "train",
+        "sample",
+        "evaluate",
+        "encode",
+        "decode",
+    }
     assert len(TABLE) + len(COMMANDS) > 200
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="contains no images; wanted files that end in .png"):
+    with pytest.raises(
+        FileNotFoundError, match="contains no images; wanted files that end in .png"
+    ):
         ddpm.load_images(f"folder:{tmp_path}")

@@ -7,11 +7,19 @@ import pytest
 from browser import CHROMIUM, FIRST_FORMULA, WATCH, Browser, weight
 from site_pages import PAGES, SITE, built, name
 
-pytestmark = [built, pytest.mark.skipif(not CHROMIUM, reason="no browser here: install chromium to test the pages in one")]
+pytestmark = [
+    built,
+    pytest.mark.skipif(
+        not CHROMIUM,
+        reason="no browser here: install chromium to test the pages in one",
+    ),
+]
 each_page = pytest.mark.parametrize("page", PAGES, ids=name)
 WIDTHS = (360, 768, 1920)
 HEAVIEST = 3_000_000  # bytes of a page with all that it loads before anybody presses a button, text compressed as every public host sends it
-AXE = (Path(__file__).parent / "axe-core" / "axe.min.js").read_text()  # 4.14.1 of npm, MPL-2.0: for these tests only, no part of the book
+AXE = (
+    Path(__file__).parent / "axe-core" / "axe.min.js"
+).read_text()  # 4.14.1 of npm, MPL-2.0: for these tests only, no part of the book
 
 # What sticks out to the right although nothing around it scrolls, innermost first.
 STICKS_OUT = """(() => {
@@ -47,7 +55,10 @@ SHORTEN = """document.querySelectorAll('mjx-container').forEach(m => m.replaceWi
 FAULTS = """axe.run(document, {preload: false, resultTypes: ['violations'], %s}).then(found => found.violations
     .filter(v => ['serious', 'critical'].includes(v.impact))
     .map(v => v.id + ': ' + v.nodes.slice(0, 3).map(n => n.html.slice(0, 160)).join(' | ')))"""
-IN_FULL, COLOURS = FAULTS % "", FAULTS % "runOnly: ['color-contrast', 'link-in-text-block']"
+IN_FULL, COLOURS = (
+    FAULTS % "",
+    FAULTS % "runOnly: ['color-contrast', 'link-in-text-block']",
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +75,22 @@ def test_page(browser, page):
     assert browser.js("innerWidth") == WIDTHS[0]
     assert not browser.js(UNSET), "formulas that are not set"
     assert not browser.js(UNSPOKEN), "formulas without MathML for a screen reader"
-    assert sum(weight(browser.requested).values()) <= HEAVIEST, weight(browser.requested)
-    browser.js(AXE + ";document.querySelectorAll('details').forEach(d => d.open = true)")  # solutions are read, too
+    assert sum(weight(browser.requested).values()) <= HEAVIEST, weight(
+        browser.requested
+    )
+    browser.js(
+        AXE + ";document.querySelectorAll('details').forEach(d => d.open = true)"
+    )  # solutions are read, too
     for width in WIDTHS:
         for dark in (False, True):
             browser.look(width, dark)
             browser.js(DRAWN)
-            assert (browser.js(LIGHTNESS) < 0.5) == dark, "light or dark as the reader's system is"
-            assert not dark or not browser.js(BARE), "pictures that are hard to see at night"
+            assert (browser.js(LIGHTNESS) < 0.5) == dark, (
+                "light or dark as the reader's system is"
+            )
+            assert not dark or not browser.js(BARE), (
+                "pictures that are hard to see at night"
+            )
         assert not browser.js(STICKS_OUT), f"the page scrolls sideways at {width} px"
         assert not browser.js(CUT_OFF), f"formulas cut off at {width} px"
     browser.js(SHORTEN)
@@ -93,7 +112,7 @@ def answers(browser, i: int) -> None:
     """The i-th interactive figure of the page moves by mouse, finger and keyboard, and its play button plays and stops."""
     look, slider = LOOK % i, f"figures[{i}]"
     x, y, width, height = browser.js(PLACE % (slider, slider))
-    end = (lambda part: (x + 10 + part * (width - 20), y + height / 2))
+    end = lambda part: (x + 10 + part * (width - 20), y + height / 2)
     seen = [browser.js(look)]
     far = 0.02 if browser.js(f"+{slider}.value > {slider}.max / 2") else 0.98
     browser.click(*end(far))
@@ -110,19 +129,29 @@ def answers(browser, i: int) -> None:
     x, y, width, height = browser.js(PLACE % (button, button))
     browser.js(f"{slider}.value = {slider}.min")
     browser.click(x + width / 2, y + height / 2)
-    assert browser.js(f"{button}.getAttribute('aria-label')") == "pause", f"figure {i} does not play"
-    browser.js(f"new Promise(done => {{ const end = Date.now() + 5000, i = setInterval(() => (+{slider}.value > 0 || Date.now() > end) && (clearInterval(i), done()), 20) }})")
+    assert browser.js(f"{button}.getAttribute('aria-label')") == "pause", (
+        f"figure {i} does not play"
+    )
+    browser.js(
+        f"new Promise(done => {{ const end = Date.now() + 5000, i = setInterval(() => (+{slider}.value > 0 || Date.now() > end) && (clearInterval(i), done()), 20) }})"
+    )
     assert browser.js(f"+{slider}.value > 0"), f"figure {i} does not move when it plays"
     browser.click(x + width / 2, y + height / 2)
-    assert browser.js(f"{button}.getAttribute('aria-label')") == "play", f"figure {i} does not stop"
+    assert browser.js(f"{button}.getAttribute('aria-label')") == "play", (
+        f"figure {i} does not stop"
+    )
 
 
 def test_some_pages_have_formulas_and_figures(browser):
     """The tests of formulas and figures above would pass on a site that has none."""
     browser.open(next(p for p in PAGES if r"\tag{" in p.read_text()).as_uri())
     assert browser.js("document.querySelectorAll('mjx-container').length") > 0
-    chapters = [p for p in PAGES if p.name[0].isdigit() and "playgrounds" not in p.name]  # those want a kernel, and show stills
-    assert chapters and not [name(p) for p in chapters if 'type="range"' not in p.read_text()], "a chapter without an interactive figure"
+    chapters = [
+        p for p in PAGES if p.name[0].isdigit() and "playgrounds" not in p.name
+    ]  # those want a kernel, and show stills
+    assert chapters and not [
+        name(p) for p in chapters if 'type="range"' not in p.read_text()
+    ], "a chapter without an interactive figure"
 
 
 def crowded() -> float:
@@ -156,14 +185,21 @@ def test_keyboard(browser):
     browser.open(page.as_uri())
     browser.js("new Promise(done => setTimeout(done, 100))")
     browser.press("Tab")
-    assert browser.js("document.activeElement.closest('.skip-link') && document.activeElement.getAttribute('href')") == "#main-content"
+    assert (
+        browser.js(
+            "document.activeElement.closest('.skip-link') && document.activeElement.getAttribute('href')"
+        )
+        == "#main-content"
+    )
     browser.press("Enter")
     assert browser.js("location.hash") == "#main-content"
     stops = []
     for _ in range(25):
         browser.press("Tab")
-        stops.append(browser.js("""(e => [e.tagName + '.' + e.className, e.matches('mjx-container:not([display])'), getComputedStyle(e).outlineStyle !== 'none'
-            && parseFloat(getComputedStyle(e).outlineWidth) >= 2, !!e.closest('main')])(document.activeElement)"""))
+        stops.append(
+            browser.js("""(e => [e.tagName + '.' + e.className, e.matches('mjx-container:not([display])'), getComputedStyle(e).outlineStyle !== 'none'
+            && parseFloat(getComputedStyle(e).outlineWidth) >= 2, !!e.closest('main')])(document.activeElement)""")
+        )
     assert not [stop for stop in stops if stop[1]], "formulas within a line"
     assert not [stop for stop in stops if not stop[2]], "stops without a visible ring"
     assert all(stop[3] for stop in stops), "past the navigation means in the text"
@@ -174,16 +210,28 @@ HITS = """new Promise(done => { const end = Date.now() + 10000, look = () => {
     (hits.length && /\\d/.test(summary?.textContent ?? '')) || Date.now() > end ? done(hits) : setTimeout(look, 50) }; look() })"""
 
 
-@pytest.mark.parametrize("query, wanted", [
-    ("Eq. (7)", "book/05_posterior.html#eq-7"), ("equation 7", "book/05_posterior.html#eq-7"), ("Eq. (16)", "book/12_other_bound.html#eq-16"),
-    ("(13)", "book/09_decoder.html#eq-13"), ("식 (7)", "book/05_posterior.html#eq-7"), ("q_posterior", "book/reference.html#ddpm_core.forward.q_posterior"),
-    ("variational bound", "book/notation.html"), ("변분 하한", "book/notation.html"), ("사후분포", "book/notation.html"), ("reparameterisation", "book/02_forward.html"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "query, wanted",
+    [
+        ("Eq. (7)", "book/05_posterior.html#eq-7"),
+        ("equation 7", "book/05_posterior.html#eq-7"),
+        ("Eq. (16)", "book/12_other_bound.html#eq-16"),
+        ("(13)", "book/09_decoder.html#eq-13"),
+        ("식 (7)", "book/05_posterior.html#eq-7"),
+        ("q_posterior", "book/reference.html#ddpm_core.forward.q_posterior"),
+        ("variational bound", "book/notation.html"),
+        ("변분 하한", "book/notation.html"),
+        ("사후분포", "book/notation.html"),
+        ("reparameterisation", "book/02_forward.html"),
+    ],
+)
 def test_search(browser, query, wanted):
     """The page is among the first three that the site's own search finds, by equation number and by term, in English and in Korean."""
     browser.open((SITE / "search.html").as_uri() + f"?q={query.replace(' ', '+')}")
     hits = [url.split("/html/")[1].split("?")[0] for url in browser.js(HITS)]
-    assert any(hit == wanted or hit.split("#")[0] == wanted for hit in hits[:3]), hits[:6]
+    assert any(hit == wanted or hit.split("#")[0] == wanted for hit in hits[:3]), hits[
+        :6
+    ]
 
 
 def test_a_broken_page_is_seen(browser, tmp_path):
@@ -197,12 +245,25 @@ def test_a_broken_page_is_seen(browser, tmp_path):
     browser.look(360, dark=True)
     browser.open(page.as_uri())
     said = " ".join(browser.complaints)
-    assert "missing is not defined" in said and "example.org" in said and "nowhere.js" in said
-    assert browser.js(STICKS_OUT)[1:] and len(browser.js(CUT_OFF)) == 2 and browser.js(UNSET) and browser.js(UNSPOKEN) == 2
+    assert (
+        "missing is not defined" in said
+        and "example.org" in said
+        and "nowhere.js" in said
+    )
+    assert (
+        browser.js(STICKS_OUT)[1:]
+        and len(browser.js(CUT_OFF)) == 2
+        and browser.js(UNSET)
+        and browser.js(UNSPOKEN) == 2
+    )
     assert browser.js(LIGHTNESS) > 0.5, "a page that stays bright at night"
     assert browser.js(BARE) == 1
     browser.js(AXE + ";0")
-    assert {fault.split(":")[0] for fault in browser.js(IN_FULL)} >= {"image-alt", "role-img-alt", "color-contrast"}
+    assert {fault.split(":")[0] for fault in browser.js(IN_FULL)} >= {
+        "image-alt",
+        "role-img-alt",
+        "color-contrast",
+    }
     assert {fault.split(":")[0] for fault in browser.js(COLOURS)} == {"color-contrast"}
     assert browser.js(COUNT) == 1
     with pytest.raises(AssertionError, match="does not answer to the mouse"):

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from laboratory import Scale, randomise, small_unet
 from safetensors.torch import load_file
 from torch import nn
 
-from ddpm_core import UNet, checkpoint, linear_schedule, load_checkpoint, save_checkpoint
-from laboratory import Scale, randomise, small_unet
+from ddpm_core import (
+    UNet,
+    checkpoint,
+    linear_schedule,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 S = linear_schedule(10, 0.01, 0.2)
 
@@ -23,17 +29,41 @@ def saved(path: Path, seed: int = 1, **kwargs) -> UNet:
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(p, q)
+        for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 def test_round_trip(tmp_path):
-    model = saved(tmp_path / "c", info={"a": [1, None, "é"]}, training={"x": torch.arange(6).view(2, 3).T})
+    model = saved(
+        tmp_path / "c",
+        info={"a": [1, None, "é"]},
+        training={"x": torch.arange(6).view(2, 3).T},
+    )
     got = load_checkpoint(tmp_path / "c")
-    assert same(got.model, model) and got.model.config == model.config and not got.model.training
+    assert (
+        same(got.model, model)
+        and got.model.config == model.config
+        and not got.model.training
+    )
     assert torch.equal(got.schedule.beta, S.beta)  # float64, to the bit, through JSON
-    assert got.step == 1 and got.info == {"a": [1, None, "é"]} and got.path == tmp_path / "c" and got.training is None
-    assert load_checkpoint(tmp_path / "c", training=True).training["x"].tolist() == [[0, 3], [1, 4], [2, 5]]
-    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["checkpoint.json", "training.safetensors", "weights.safetensors"]
+    assert (
+        got.step == 1
+        and got.info == {"a": [1, None, "é"]}
+        and got.path == tmp_path / "c"
+        and got.training is None
+    )
+    assert load_checkpoint(tmp_path / "c", training=True).training["x"].tolist() == [
+        [0, 3],
+        [1, 4],
+        [2, 5],
+    ]
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == [
+        "checkpoint.json",
+        "training.safetensors",
+        "weights.safetensors",
+    ]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c"]
 
 
@@ -45,7 +75,9 @@ def test_others_can_read_what_was_written_as_far_as_the_umask_allows(tmp_path):
 def test_saving_again_replaces_it_and_leaves_nothing_behind(tmp_path):
     saved(tmp_path / "c", 1)
     second = saved(tmp_path / "c", 2)
-    assert load_checkpoint(tmp_path / "c").step == 2 and same(load_checkpoint(tmp_path / "c").model, second)
+    assert load_checkpoint(tmp_path / "c").step == 2 and same(
+        load_checkpoint(tmp_path / "c").model, second
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
 
 
@@ -61,8 +93,18 @@ def test_a_network_of_ones_own(tmp_path):
 def test_weights_shared_by_two_layers(tmp_path):
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
-    save_checkpoint(tmp_path / "c", model, S, training={"whole": torch.arange(4.0), "part": torch.arange(4.0)[1:]})
-    assert same(load_checkpoint(tmp_path / "c", model=nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))).model, model)
+    save_checkpoint(
+        tmp_path / "c",
+        model,
+        S,
+        training={"whole": torch.arange(4.0), "part": torch.arange(4.0)[1:]},
+    )
+    assert same(
+        load_checkpoint(
+            tmp_path / "c", model=nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        ).model,
+        model,
+    )
 
 
 def test_the_newest_complete_checkpoint_of_a_run(tmp_path):
@@ -74,8 +116,19 @@ def test_the_newest_complete_checkpoint_of_a_run(tmp_path):
     assert load_checkpoint(tmp_path / "step-00000005").step == 5
 
 
-STAGES = [("save_file", 1), ("save_file", 2), ("write_text", 1), ("fsync", 1), ("fsync", 2), ("fsync", 3), ("fsync", 4), ("rename", 1),
-          ("rename", 2), ("mkdir", 1), ("chmod", 1)]  # fmt: skip
+STAGES = [
+    ("save_file", 1),
+    ("save_file", 2),
+    ("write_text", 1),
+    ("fsync", 1),
+    ("fsync", 2),
+    ("fsync", 3),
+    ("fsync", 4),
+    ("rename", 1),
+    ("rename", 2),
+    ("mkdir", 1),
+    ("chmod", 1),
+]
 
 
 @pytest.fixture(params=STAGES, ids=lambda s: f"{s[0]} {s[1]}")
@@ -102,26 +155,42 @@ def failing(request, monkeypatch):
     return break_with
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["disk full", "Ctrl-C"])
-def test_whatever_fails_a_whole_checkpoint_remains(tmp_path, failing, error, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()],
+    ids=["disk full", "Ctrl-C"],
+)
+def test_whatever_fails_a_whole_checkpoint_remains(
+    tmp_path, failing, error, monkeypatch
+):
     models = {1: saved(tmp_path / "c", 1)}
     models[2] = randomise(small_unet(classes=2), 2)
     calls = failing(error)
-    with pytest.raises(OSError if isinstance(error, OSError) else KeyboardInterrupt) as raised:
-        save_checkpoint(tmp_path / "c", models[2], S, step=2, training={"x": torch.ones(1)})
+    with pytest.raises(
+        OSError if isinstance(error, OSError) else KeyboardInterrupt
+    ) as raised:
+        save_checkpoint(
+            tmp_path / "c", models[2], S, step=2, training={"x": torch.ones(1)}
+        )
     monkeypatch.undo()
     assert len(calls) >= failing.n
     got = load_checkpoint(tmp_path / "c")
     assert same(got.model, models[got.step])
     if isinstance(error, OSError):
-        assert "could not be written" in str(raised.value) and "No space left" in str(raised.value)
+        assert "could not be written" in str(raised.value) and "No space left" in str(
+            raised.value
+        )
         assert [p.name for p in tmp_path.iterdir()] == ["c"]
         assert got.step == 1
     save_checkpoint(tmp_path / "c", models[2], S, step=2)  # and the next time it works
-    assert load_checkpoint(tmp_path / "c").step == 2 and [p.name for p in tmp_path.iterdir()] == ["c"]
+    assert load_checkpoint(tmp_path / "c").step == 2 and [
+        p.name for p in tmp_path.iterdir()
+    ] == ["c"]
 
 
-def test_whatever_fails_nothing_half_written_gets_the_name(tmp_path, failing, monkeypatch):
+def test_whatever_fails_nothing_half_written_gets_the_name(
+    tmp_path, failing, monkeypatch
+):
     calls = failing(OSError(errno.ENOSPC, "No space left on device"))
     try:
         save_checkpoint(tmp_path / "c", small_unet(), S, training={"x": torch.ones(1)})
@@ -139,7 +208,13 @@ def test_a_folder_that_cannot_be_flushed_is_written_all_the_same(tmp_path, monke
     def refuse():
         raise PermissionError(errno.EACCES, "a folder cannot be opened here")
 
-    monkeypatch.setattr(os, "open", lambda path, *args, **kwargs: refuse() if path == tmp_path else right(path, *args, **kwargs))
+    monkeypatch.setattr(
+        os,
+        "open",
+        lambda path, *args, **kwargs: (
+            refuse() if path == tmp_path else right(path, *args, **kwargs)
+        ),
+    )
     model = saved(tmp_path / "c")
     monkeypatch.undo()
     assert same(load_checkpoint(tmp_path / "c").model, model)
@@ -163,21 +238,29 @@ def test_truncated_anywhere(tmp_path, name, keep):
     saved(tmp_path / "c", training={"x": torch.ones(100)})
     file = tmp_path / "c" / name
     whole = file.read_bytes()
-    file.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
-    with pytest.raises(ValueError, match=f"{name}.*truncated or no safetensors file.*take another copy"):
+    file.write_bytes(
+        whole[: int(keep * len(whole)) if isinstance(keep, float) else keep]
+    )
+    with pytest.raises(
+        ValueError, match=f"{name}.*truncated or no safetensors file.*take another copy"
+    ):
         load_checkpoint(tmp_path / "c", training=True)
 
 
-@pytest.mark.parametrize("content, phrase", [
-    (b"", "is not JSON"),
-    (b'{"format": "ddpm_co', "is not JSON"),
-    (b"\xff\xfe\x00", "is not JSON"),
-    (b"[" * 100_000, "is not JSON"),
-    (b"[1, 2]", "says format 'list'"),
-    (b'{"step": 1}', "says format None"),
-    (b'{"format": "somebody else\'s 7"}', "wanted 'ddpm_core checkpoint 1'"),
-    (b'{"format": "ddpm_core checkpoint 1"}', "does not describe a model"),
-], ids=lambda v: None if isinstance(v, str) else str(v[:20]))  # fmt: skip
+@pytest.mark.parametrize(
+    "content, phrase",
+    [
+        (b"", "is not JSON"),
+        (b'{"format": "ddpm_co', "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[1, 2]", "says format 'list'"),
+        (b'{"step": 1}', "says format None"),
+        (b'{"format": "somebody else\'s 7"}', "wanted 'ddpm_core checkpoint 1'"),
+        (b'{"format": "ddpm_core checkpoint 1"}', "does not describe a model"),
+    ],
+    ids=lambda v: None if isinstance(v, str) else str(v[:20]),
+)
 def test_a_foreign_or_damaged_json(tmp_path, content, phrase):
     saved(tmp_path / "c")
     (tmp_path / "c" / "checkpoint.json").write_bytes(content)
@@ -185,11 +268,24 @@ def test_a_foreign_or_damaged_json(tmp_path, content, phrase):
         load_checkpoint(tmp_path / "c")
 
 
-@pytest.mark.parametrize("key, value", [
-    ("network", None), ("network", {"class": "UNet", "width": 33}), ("network", {"class": "UNet", "depth": 3}), ("network", {"class": "os.system"}),
-    ("network", {"class": "UNet", "image_size": "32"}), ("network", {"class": "UNet", "width": 32 * 10**9}), ("beta", []), ("beta", "linear"),
-    ("beta", [0.1, 2.0]), ("beta", [0.1, None]), ("step", "many"), ("info", 3),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("network", None),
+        ("network", {"class": "UNet", "width": 33}),
+        ("network", {"class": "UNet", "depth": 3}),
+        ("network", {"class": "os.system"}),
+        ("network", {"class": "UNet", "image_size": "32"}),
+        ("network", {"class": "UNet", "width": 32 * 10**9}),
+        ("beta", []),
+        ("beta", "linear"),
+        ("beta", [0.1, 2.0]),
+        ("beta", [0.1, None]),
+        ("step", "many"),
+        ("info", 3),
+    ],
+    ids=str,
+)
 def test_a_json_that_describes_nothing(tmp_path, key, value):
     saved(tmp_path / "c")
     file = tmp_path / "c" / "checkpoint.json"
@@ -201,13 +297,17 @@ def test_a_json_that_describes_nothing(tmp_path, key, value):
 def test_weights_of_another_size(tmp_path):
     saved(tmp_path / "c")
     save_checkpoint(tmp_path / "d", small_unet(channels=3), S)
-    (tmp_path / "d" / "weights.safetensors").replace(tmp_path / "c" / "weights.safetensors")
+    (tmp_path / "d" / "weights.safetensors").replace(
+        tmp_path / "c" / "weights.safetensors"
+    )
     with pytest.raises(ValueError, match="do not fit the model.*size mismatch"):
         load_checkpoint(tmp_path / "c")
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no checkpoint in .*nowhere.*ddpm train --out"):
+    with pytest.raises(
+        FileNotFoundError, match="no checkpoint in .*nowhere.*ddpm train --out"
+    ):
         load_checkpoint(tmp_path / "nowhere")
     saved(tmp_path / "c")
     with pytest.raises(FileNotFoundError, match="training.safetensors is missing"):
@@ -225,7 +325,17 @@ class Hostile:
         return Path.touch, (self.marker,)
 
 
-@pytest.mark.parametrize("name", ["model.pt", "model.ckpt", "pytorch_model.bin", "weights.safetensors", "training.safetensors", "checkpoint.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.pt",
+        "model.ckpt",
+        "pytorch_model.bin",
+        "weights.safetensors",
+        "training.safetensors",
+        "checkpoint.json",
+    ],
+)
 def test_a_pickle_is_refused_and_not_executed(tmp_path, name):
     saved(tmp_path / "c", training={"x": torch.ones(1)})
     marker, file = tmp_path / "executed", tmp_path / "c" / name
@@ -234,9 +344,13 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path, name):
     else:
         file.write_bytes(pickle.dumps({"weight": Hostile(marker)}))
     if name.endswith((".pt", ".ckpt", ".bin")):
-        with pytest.raises(ValueError, match="is a file; wanted a folder.*can run code"):
+        with pytest.raises(
+            ValueError, match="is a file; wanted a folder.*can run code"
+        ):
             load_checkpoint(file)
-        load_checkpoint(tmp_path / "c", training=True)  # beside a checkpoint it is not looked at
+        load_checkpoint(
+            tmp_path / "c", training=True
+        )  # beside a checkpoint it is not looked at
     else:
         with pytest.raises(ValueError, match="truncated or no safetensors|is not JSON"):
             load_checkpoint(tmp_path / "c", training=True)
@@ -247,5 +361,10 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path, name):
 
 def test_the_file_format_is_plain_safetensors(tmp_path):
     model = saved(tmp_path / "c")
-    assert set(load_file(tmp_path / "c" / "weights.safetensors")) == set(model.state_dict())
-    json.loads((tmp_path / "c" / "checkpoint.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))
+    assert set(load_file(tmp_path / "c" / "weights.safetensors")) == set(
+        model.state_dict()
+    )
+    json.loads(
+        (tmp_path / "c" / "checkpoint.json").read_text(),
+        parse_constant=lambda c: pytest.fail(f"{c} is no JSON"),
+    )

@@ -1,25 +1,46 @@
 import numpy as np
 import pytest
 import torch
+from laboratory import randn
 
 from ddpm_core.checks import check, check_mc, check_seen, check_zero
-from laboratory import randn
 
 NAN = float("nan")
 
 
-@pytest.mark.parametrize("mine, theirs", [(1.0, 1.0 + 1e-13), ([1, 2], np.array([1.0, 2.0])), (torch.ones(2, 2), torch.ones(2, 2).double()), (0, 0.0)])
+@pytest.mark.parametrize(
+    "mine, theirs",
+    [
+        (1.0, 1.0 + 1e-13),
+        ([1, 2], np.array([1.0, 2.0])),
+        (torch.ones(2, 2), torch.ones(2, 2).double()),
+        (0, 0.0),
+    ],
+)
 def test_check_passes_and_prints_one_line(mine, theirs, capsys):
     check("Eq. (7)", mine, theirs)
     out = capsys.readouterr().out
     assert out.startswith("ok   Eq. (7): largest difference ") and out.count("\n") == 1
 
 
-@pytest.mark.parametrize("mine, theirs, atol", [
-    (1.0, 1.0 + 1e-11, 1e-12), (torch.tensor([0.0, 0.0, 1.0]), torch.zeros(3), 0.5), (torch.tensor([-1.0]), torch.tensor([1.0]), 1e-3),
-    (NAN, 1.0, 1e9), (NAN, NAN, 1e9), (torch.tensor([0.0, NAN]), torch.zeros(2), 1.0), (float("inf"), 1.0, 1e9), (1.0, 1.0, NAN),
-    (torch.ones(2), torch.ones(3), 1), (torch.ones(2), torch.ones(2, 1), 1), (torch.ones(1), 1.0, 1), ([], [], 1),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "mine, theirs, atol",
+    [
+        (1.0, 1.0 + 1e-11, 1e-12),
+        (torch.tensor([0.0, 0.0, 1.0]), torch.zeros(3), 0.5),
+        (torch.tensor([-1.0]), torch.tensor([1.0]), 1e-3),
+        (NAN, 1.0, 1e9),
+        (NAN, NAN, 1e9),
+        (torch.tensor([0.0, NAN]), torch.zeros(2), 1.0),
+        (float("inf"), 1.0, 1e9),
+        (1.0, 1.0, NAN),
+        (torch.ones(2), torch.ones(3), 1),
+        (torch.ones(2), torch.ones(2, 1), 1),
+        (torch.ones(1), 1.0, 1),
+        ([], [], 1),
+    ],
+    ids=str,
+)
 def test_check_raises(mine, theirs, atol, capsys):
     with pytest.raises(AssertionError, match="name"):
         check("name", mine, theirs, atol)
@@ -36,8 +57,21 @@ def test_check_zero():
     sympy = pytest.importorskip("sympy")
     x, y = sympy.symbols("x y", positive=True)
     check_zero("identity", (x + y) ** 2 - x**2 - 2 * x * y - y**2)
-    check_zero("logarithms", [sympy.log(x * y) - sympy.log(x) - sympy.log(y), sympy.sin(x) ** 2 + sympy.cos(x) ** 2 - 1])
-    for wrong in ((x + y) ** 2 - x**2 - y**2, [0 * x, x - y], sympy.nan, sympy.sqrt(x) - x, [], sympy.Float(1e-30)):
+    check_zero(
+        "logarithms",
+        [
+            sympy.log(x * y) - sympy.log(x) - sympy.log(y),
+            sympy.sin(x) ** 2 + sympy.cos(x) ** 2 - 1,
+        ],
+    )
+    for wrong in (
+        (x + y) ** 2 - x**2 - y**2,
+        [0 * x, x - y],
+        sympy.nan,
+        sympy.sqrt(x) - x,
+        [],
+        sympy.Float(1e-30),
+    ):
         with pytest.raises(AssertionError, match="name"):
             check_zero("name", wrong)
 
@@ -70,7 +104,14 @@ def test_check_mc_is_as_strict_as_it_says():
 
 def test_check_seen():
     check_seen("misprint", 1.0, 1.1)
-    for wrong, right in ((1.0, 1.0), (1.0, 1.0 + 1e-14), (torch.ones(2), torch.ones(3)), ([], []), (1.0, NAN), (NAN, NAN)):
+    for wrong, right in (
+        (1.0, 1.0),
+        (1.0, 1.0 + 1e-14),
+        (torch.ones(2), torch.ones(3)),
+        ([], []),
+        (1.0, NAN),
+        (NAN, NAN),
+    ):
         with pytest.raises(AssertionError, match="misprint"):
             check_seen("misprint", wrong, right)
 
@@ -81,4 +122,8 @@ def test_checks_hold_also_where_assertions_are_switched_off():
 
     from ddpm_core import checks
 
-    assert not [line for line in inspect.getsource(checks).splitlines() if line.strip().startswith("assert ")]
+    assert not [
+        line
+        for line in inspect.getsource(checks).splitlines()
+        if line.strip().startswith("assert ")
+    ]

@@ -47,16 +47,28 @@ def test_different(a, b):
 
 
 # (source, stored output, does it pass?) for a notebook that nbval runs below.
-HTML = "from IPython.display import HTML\nHTML('<img alt=\"a boot\" src=\"data:image/png;base64,%s\">')"
+HTML = 'from IPython.display import HTML\nHTML(\'<img alt="a boot" src="data:image/png;base64,%s">\')'
 CELLS = [
     ("print(0.12345)", "0.12346\n", True),
     ("print(0.12345)", "0.12469\n", False),
     ("print(7)", "8\n", False),
-    ("print('largest difference 1.0e-07, allowed 1e-06')", "largest difference 8.0e-07, allowed 1e-06\n", True),
-    ("print('largest difference 1.0e-07, allowed 1e-06')", "largest difference 1.0e-07, allowed 1e-05\n", False),
+    (
+        "print('largest difference 1.0e-07, allowed 1e-06')",
+        "largest difference 8.0e-07, allowed 1e-06\n",
+        True,
+    ),
+    (
+        "print('largest difference 1.0e-07, allowed 1e-06')",
+        "largest difference 1.0e-07, allowed 1e-05\n",
+        False,
+    ),
     (HTML % "AAAA+/8=", '<img alt="a boot" src="data:image/png;base64,BBBB">', True),
     (HTML % "AAAA+/8=", '<img alt="a bag" src="data:image/png;base64,BBBB">', False),
-    ("import sys; print('careful', file=sys.stderr)", "", False),  # a warning that was not there
+    (
+        "import sys; print('careful', file=sys.stderr)",
+        "",
+        False,
+    ),  # a warning that was not there
 ]
 
 
@@ -66,17 +78,40 @@ def test_nbval_compares_so(tmp_path):
     for source, stored, _ in CELLS:
         cell = nbformat.v4.new_code_cell(source, execution_count=1)
         if stored.startswith("<"):
-            data = {"text/html": stored, "text/plain": "<IPython.core.display.HTML object>"}
-            cell.outputs = [nbformat.v4.new_output("execute_result", data, execution_count=1)]
+            data = {
+                "text/html": stored,
+                "text/plain": "<IPython.core.display.HTML object>",
+            }
+            cell.outputs = [
+                nbformat.v4.new_output("execute_result", data, execution_count=1)
+            ]
         elif stored:
-            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=stored)]
+            cell.outputs = [
+                nbformat.v4.new_output("stream", name="stdout", text=stored)
+            ]
         nb.cells.append(cell)
     nbformat.write(nb, tmp_path / "stored.ipynb")
     shutil.copy(ROOT / "book" / "conftest.py", tmp_path)
 
     sanitizer = ROOT / "book" / "_tools" / "nbval_sanitize.cfg"
-    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", f"--nbval-sanitize-with={sanitizer}", "-v", "-p", "no:cacheprovider",
-               "-o", f"pythonpath={ROOT / 'book' / '_tools'}", "--color=no", "-c", "/dev/null", f"--rootdir={tmp_path}", str(tmp_path)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        "--nbval-current-env",
+        f"--nbval-sanitize-with={sanitizer}",
+        "-v",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        f"pythonpath={ROOT / 'book' / '_tools'}",
+        "--color=no",
+        "-c",
+        "/dev/null",
+        f"--rootdir={tmp_path}",
+        str(tmp_path),
+    ]
     said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path).stdout
     found = [f"Cell {i} PASSED" in said for i in range(len(CELLS))]
     assert found == [passes for *_, passes in CELLS], said

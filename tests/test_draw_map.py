@@ -22,7 +22,9 @@ def test_every_equation_is_there_once_and_nothing_else_has_its_place():
     drawn = re.findall(r'<a class="map-\w+" id="map-([\w-]+)" href="([^"]+)"', text)
     assert len(drawn) == len(MAP) and {name for name, _ in drawn} >= set(EQUATIONS)
     assert len({link for _, link in drawn}) == len(MAP)
-    assert len({tuple(node["at"]) for node in MAP.values()}) == len(MAP), "two boxes in one place"
+    assert len({tuple(node["at"]) for node in MAP.values()}) == len(MAP), (
+        "two boxes in one place"
+    )
     assert all(f"**Eq. ({n})**" in text for n in EQUATIONS)
 
 
@@ -30,25 +32,40 @@ def test_what_follows_is_below_what_it_follows_from():
     """So the arrows make no circle: each goes down, or sideways in its row."""
     for key, node in MAP.items():
         for parent, way in parents(node):
-            assert MAP[parent]["at"][1] < node["at"][1] or (way == "side" and MAP[parent]["at"][1] == node["at"][1]), (parent, key)
+            assert MAP[parent]["at"][1] < node["at"][1] or (
+                way == "side" and MAP[parent]["at"][1] == node["at"][1]
+            ), (parent, key)
 
 
 def test_the_words_say_what_the_arrows_say():
     """The words of a box name each equation that an arrow comes from, and none that does not lead to it, however far above."""
 
     def above(key):
-        return {ancestor for parent, _ in parents(MAP[key]) for ancestor in {parent} | above(parent)}
+        return {
+            ancestor
+            for parent, _ in parents(MAP[key])
+            for ancestor in {parent} | above(parent)
+        }
 
     for key, node in MAP.items():
-        said, drawn = set(re.findall(r"\((\d+)\)", node["by"])), {parent for parent, _ in parents(node)}
+        said, drawn = (
+            set(re.findall(r"\((\d+)\)", node["by"])),
+            {parent for parent, _ in parents(node)},
+        )
         assert drawn <= said <= above(key), key
 
 
-@pytest.mark.parametrize("change, told", [
-    (lambda table: table.pop("7"), r"Eq. \(7\) is not in map.toml"),
-    (lambda table: table["9"].update({"from": ["17"]}), "follows from 17"),
-    (lambda table: table["Algorithm 1"].update(place="14_training#Algorithm 7"), "no heading 'Algorithm 7'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda table: table.pop("7"), r"Eq. \(7\) is not in map.toml"),
+        (lambda table: table["9"].update({"from": ["17"]}), "follows from 17"),
+        (
+            lambda table: table["Algorithm 1"].update(place="14_training#Algorithm 7"),
+            "no heading 'Algorithm 7'",
+        ),
+    ],
+)
 def test_what_is_missing_is_told(change, told):
     table = copy.deepcopy(MAP)
     change(table)

@@ -10,13 +10,19 @@ import types
 
 import pytest
 import torch
+import train_classifier
+from laboratory import generator, randomise
 from safetensors.torch import load_file, save_file
 
-import train_classifier
 from ddpm_core import load_images, to_model_range
 from ddpm_core.data import data_folder
-from ddpm_core.features import INCEPTION, FashionClassifier, classify, fashion_features, inception_features
-from laboratory import generator, randomise
+from ddpm_core.features import (
+    INCEPTION,
+    FashionClassifier,
+    classify,
+    fashion_features,
+    inception_features,
+)
 
 SHIPPED = data_folder() / "checkpoints" / "fashion-classifier"
 
@@ -39,31 +45,60 @@ def test_the_card_tells_the_truth(classifier, thousand):
     p, answer = classify(classifier, images)[1].softmax(1).max(1)
     card = json.loads((SHIPPED / "classifier.json").read_text())
     # 1,000 of 10,000 without replacement: four standard errors, less than the binomial ones by the factor sqrt(0.9)
-    for measured, stated in ((answer == labels, card["accuracy"]), (p > 0.9, card["sure"])):
-        assert abs(float(measured.double().mean()) - stated) <= 4 * math.sqrt(stated * (1 - stated) * 0.9 / 1000)
+    for measured, stated in (
+        (answer == labels, card["accuracy"]),
+        (p > 0.9, card["sure"]),
+    ):
+        assert abs(float(measured.double().mean()) - stated) <= 4 * math.sqrt(
+            stated * (1 - stated) * 0.9 / 1000
+        )
     assert card["accuracy"] > 0.92
     right = (answer == labels)[p > 0.9].double()
     stated = card["accuracy_where_sure"]
-    assert abs(float(right.mean()) - stated) <= 4 * math.sqrt(stated * (1 - stated) / len(right))
+    assert abs(float(right.mean()) - stated) <= 4 * math.sqrt(
+        stated * (1 - stated) / len(right)
+    )
 
 
 def test_the_readme_says_what_the_card_says(classifier):
     card, text = classifier.card, (SHIPPED / "README.md").read_text()
-    for fact in (card["command"], card["sha256"], f"{card['accuracy']:.2%}", f"{card['sure']:.2%}", f"{card['parameters']:,}", card["machine"], "MIT"):
+    for fact in (
+        card["command"],
+        card["sha256"],
+        f"{card['accuracy']:.2%}",
+        f"{card['sure']:.2%}",
+        f"{card['parameters']:,}",
+        card["machine"],
+        "MIT",
+    ):
         assert fact in text
     assert card["parameters"] == sum(p.numel() for p in classifier.parameters())
-    assert card["curve"][-1]["test_accuracy"] == card["accuracy"] and len(card["curve"]) == card["epochs"]
+    assert (
+        card["curve"][-1]["test_accuracy"] == card["accuracy"]
+        and len(card["curve"]) == card["epochs"]
+    )
     assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 4e6
-    assert hashlib.sha256((SHIPPED / "weights.safetensors").read_bytes()).hexdigest() == card["sha256"]
+    assert (
+        hashlib.sha256((SHIPPED / "weights.safetensors").read_bytes()).hexdigest()
+        == card["sha256"]
+    )
 
 
 def test_shapes_and_ranges(classifier, thousand):
     images = thousand[0][:7]
     features, logits = classifier(images)
-    assert features.shape == (7, 64) and logits.shape == (7, 10) and features.dtype == logits.dtype == torch.float32
+    assert (
+        features.shape == (7, 64)
+        and logits.shape == (7, 10)
+        and features.dtype == logits.dtype == torch.float32
+    )
     assert features.min() >= 0 and not features.requires_grad
-    torch.testing.assert_close(classifier(to_model_range(images)), (features, logits), rtol=0, atol=0)
-    torch.testing.assert_close(classifier(to_model_range(images).double()), (features, logits), rtol=0, atol=0)
+    torch.testing.assert_close(
+        classifier(to_model_range(images)), (features, logits), rtol=0, atol=0
+    )
+    torch.testing.assert_close(
+        classifier(to_model_range(images).double()), (features, logits), rtol=0, atol=0
+    )
 
 
 def test_an_answer_depends_on_its_image_only(classifier, thousand):
@@ -87,19 +122,29 @@ def test_the_fold_is_exact():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.running_mean.normal_(generator=generator(1))
             layer.running_var.uniform_(0.5, 2, generator=generator(2))
-    images = torch.randint(0, 256, (5, 1, 28, 28), generator=generator(), dtype=torch.uint8)
+    images = torch.randint(
+        0, 256, (5, 1, 28, 28), generator=generator(), dtype=torch.uint8
+    )
     expected = network.eval()(to_model_range(images))
-    torch.testing.assert_close(train_classifier.folded(network)(images)[1], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        train_classifier.folded(network)(images)[1], expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_what_the_script_measures():
     """Two of three right; two sure, one of them right; bins [0.5, 0.6) and [0.9, 1]."""
     p = torch.tensor([[0.99, 0.01], [0.55, 0.45], [0.05, 0.95]], dtype=torch.float64)
     result = train_classifier.measured(p.log(), torch.tensor([0, 0, 0]))
-    assert result["accuracy"] == pytest.approx(2 / 3) and result["sure"] == pytest.approx(2 / 3) and result["accuracy_where_sure"] == pytest.approx(1 / 2)
+    assert (
+        result["accuracy"] == pytest.approx(2 / 3)
+        and result["sure"] == pytest.approx(2 / 3)
+        and result["accuracy_where_sure"] == pytest.approx(1 / 2)
+    )
     assert result["right_by_class"][0] == pytest.approx(2 / 3)
     assert result["mean_top_probability"] == pytest.approx((0.99 + 0.55 + 0.95) / 3)
-    assert result["calibration_error"] == pytest.approx((1 * abs(0.55 - 1) + 2 * abs(0.97 - 0.5)) / 3)
+    assert result["calibration_error"] == pytest.approx(
+        (1 * abs(0.55 - 1) + 2 * abs(0.97 - 0.5)) / 3
+    )
 
 
 def test_what_the_script_writes_is_what_is_loaded(tmp_path):
@@ -107,12 +152,28 @@ def test_what_the_script_writes_is_what_is_loaded(tmp_path):
     card = {"format": train_classifier.FORMAT, "accuracy": 0.5}
     (tmp_path / "classifier").mkdir()
     (tmp_path / "classifier" / "old").touch()
-    train_classifier.write(tmp_path / "classifier", network, card, "{accuracy:.0%}, {sha256}, {word}", {"word": "yes"})
+    train_classifier.write(
+        tmp_path / "classifier",
+        network,
+        card,
+        "{accuracy:.0%}, {sha256}, {word}",
+        {"word": "yes"},
+    )
     loaded = fashion_features(tmp_path / "classifier")
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), network.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(loaded.parameters(), network.parameters(), strict=True)
+    )
     assert loaded.card["accuracy"] == 0.5
-    assert (tmp_path / "classifier" / "README.md").read_text() == f"50%, {loaded.card['sha256']}, yes"
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["README.md", "classifier", "classifier.json", "weights.safetensors"]
+    assert (
+        tmp_path / "classifier" / "README.md"
+    ).read_text() == f"50%, {loaded.card['sha256']}, yes"
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [
+        "README.md",
+        "classifier",
+        "classifier.json",
+        "weights.safetensors",
+    ]
 
 
 @pytest.fixture
@@ -124,7 +185,9 @@ def rewrite(folder, packed: bytes) -> None:
     """Other weights, with their own hash, as somebody would publish them."""
     (folder / "weights.safetensors").write_bytes(packed)
     card = json.loads((folder / "classifier.json").read_text())
-    (folder / "classifier.json").write_text(json.dumps({**card, "sha256": hashlib.sha256(packed).hexdigest()}))
+    (folder / "classifier.json").write_text(
+        json.dumps({**card, "sha256": hashlib.sha256(packed).hexdigest()})
+    )
 
 
 class Bomb:
@@ -137,7 +200,10 @@ def test_damaged_weights_are_noticed_by_their_hash(copy):
     packed = bytearray(file.read_bytes())
     packed[-5] ^= 1
     file.write_bytes(packed)
-    with pytest.raises(ValueError, match=r"weights\.safetensors \(\d+ bytes\) is damaged: its SHA-256 is not the one in classifier\.json"):
+    with pytest.raises(
+        ValueError,
+        match=r"weights\.safetensors \(\d+ bytes\) is damaged: its SHA-256 is not the one in classifier\.json",
+    ):
         fashion_features(copy)
     file.write_bytes(packed[:1000])
     with pytest.raises(ValueError, match=r"\(1000 bytes\) is damaged"):
@@ -146,7 +212,12 @@ def test_damaged_weights_are_noticed_by_their_hash(copy):
 
 def test_hostile_weights_are_not_executed(copy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for hostile in (pickle.dumps(Bomb()), b"\xff" * 100, (10**12).to_bytes(8, "little") + b"{}", b""):
+    for hostile in (
+        pickle.dumps(Bomb()),
+        b"\xff" * 100,
+        (10**12).to_bytes(8, "little") + b"{}",
+        b"",
+    ):
         rewrite(copy, hostile)
         with pytest.raises(ValueError, match="does not hold the classifier's weights"):
             fashion_features(copy)
@@ -157,7 +228,9 @@ def test_hostile_weights_are_not_executed(copy, tmp_path, monkeypatch):
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("change", ["other names", "other shapes", "one too many", "one too few"])
+@pytest.mark.parametrize(
+    "change", ["other names", "other shapes", "one too many", "one too few"]
+)
 def test_weights_of_another_network_are_refused(copy, change, tmp_path):
     weights = load_file(SHIPPED / "weights.safetensors")
     if change == "other names":
@@ -170,11 +243,15 @@ def test_weights_of_another_network_are_refused(copy, change, tmp_path):
         del weights["head.bias"]
     save_file(weights, tmp_path / "other.safetensors")
     rewrite(copy, (tmp_path / "other.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="does not hold the classifier's weights: Error"):
+    with pytest.raises(
+        ValueError, match="does not hold the classifier's weights: Error"
+    ):
         fashion_features(copy)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"format": "something else"}', "[" * 100000])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", '{"format": "something else"}', "[" * 100000]
+)
 def test_a_foreign_card_is_refused(copy, text):
     (copy / "classifier.json").write_text(text)
     with pytest.raises(ValueError, match=r"classifier\.json (is not JSON|says format)"):
@@ -199,16 +276,23 @@ def test_data_elsewhere(tmp_path, monkeypatch):
 GREY = torch.zeros(2, 1, 28, 28)
 
 
-@pytest.mark.parametrize(("images", "error", "says"), [
-    (GREY.int(), TypeError, "a tensor of torch.int32; wanted a tensor of uint8, or of floats"),
-    ([1, 2], TypeError, "images are list"),
-    (GREY[0], ValueError, "shape (1, 28, 28); wanted (N, 1, 28, 28)"),
-    (torch.zeros(2, 3, 28, 28), ValueError, "shape (2, 3, 28, 28)"),
-    (torch.zeros(2, 1, 32, 32), ValueError, "shape (2, 1, 32, 32)"),
-    (GREY + 255, ValueError, "outside [-1, 1]"),
-    (GREY / 0, ValueError, "or NaN"),
-    (GREY[:0], ValueError, "or there are none"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("images", "error", "says"),
+    [
+        (
+            GREY.int(),
+            TypeError,
+            "a tensor of torch.int32; wanted a tensor of uint8, or of floats",
+        ),
+        ([1, 2], TypeError, "images are list"),
+        (GREY[0], ValueError, "shape (1, 28, 28); wanted (N, 1, 28, 28)"),
+        (torch.zeros(2, 3, 28, 28), ValueError, "shape (2, 3, 28, 28)"),
+        (torch.zeros(2, 1, 32, 32), ValueError, "shape (2, 1, 32, 32)"),
+        (GREY + 255, ValueError, "outside [-1, 1]"),
+        (GREY / 0, ValueError, "or NaN"),
+        (GREY[:0], ValueError, "or there are none"),
+    ],
+)
 def test_bad_images_are_named(images, error, says):
     with pytest.raises(error) as raised:
         FashionClassifier()(images)
@@ -219,20 +303,33 @@ def pretend_torch_fidelity(monkeypatch):
     """torch-fidelity's extractor as its source has it: names of features in, uint8 in three colours in, a tuple of them out."""
 
     class Extractor(torch.nn.Module):
-        def __init__(self, name, features_list, feature_extractor_weights_path=None, feature_extractor_internal_dtype=None):
+        def __init__(
+            self,
+            name,
+            features_list,
+            feature_extractor_weights_path=None,
+            feature_extractor_internal_dtype=None,
+        ):
             super().__init__()
             assert features_list == ["2048", "logits_unbiased"]
-            self.weight = torch.nn.Parameter(torch.load(feature_extractor_weights_path)["weight"])
+            self.weight = torch.nn.Parameter(
+                torch.load(feature_extractor_weights_path)["weight"]
+            )
 
         def forward(self, x):
             assert x.dtype == torch.uint8 and x.shape[1] == 3
             mean = x.double().mean((1, 2, 3))[:, None].float() * self.weight
             return mean.expand(-1, 2048), -mean.expand(-1, 1008)
 
-    package, module = types.ModuleType("torch_fidelity"), types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    package, module = (
+        types.ModuleType("torch_fidelity"),
+        types.ModuleType("torch_fidelity.feature_extractor_inceptionv3"),
+    )
     module.FeatureExtractorInceptionV3 = Extractor
     monkeypatch.setitem(sys.modules, "torch_fidelity", package)
-    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module)
+    monkeypatch.setitem(
+        sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module
+    )
 
 
 @pytest.fixture
@@ -249,19 +346,27 @@ def hub(tmp_path, monkeypatch):
 
 def test_inception_without_torch_fidelity(hub, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(FileNotFoundError, match="Inception features need torch-fidelity, which is not installed; run: pip install") as raised:
+    with pytest.raises(
+        FileNotFoundError,
+        match="Inception features need torch-fidelity, which is not installed; run: pip install",
+    ) as raised:
         inception_features()
     assert str(hub) in str(raised.value)
 
 
 def test_inception_without_its_weights(hub, monkeypatch):
     pretend_torch_fidelity(monkeypatch)
-    with pytest.raises(FileNotFoundError, match=r"could not be fetched \(the network is unreachable\); where there is a network, download https://") as raised:
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"could not be fetched \(the network is unreachable\); where there is a network, download https://",
+    ) as raised:
         inception_features()
     assert str(hub) in str(raised.value)
 
 
-def test_inception_weights_are_compared_and_read_as_tensors_only(hub, monkeypatch, tmp_path):
+def test_inception_weights_are_compared_and_read_as_tensors_only(
+    hub, monkeypatch, tmp_path
+):
     pretend_torch_fidelity(monkeypatch)
     monkeypatch.chdir(tmp_path)
     hub.parent.mkdir(parents=True)
@@ -273,7 +378,9 @@ def test_inception_weights_are_compared_and_read_as_tensors_only(hub, monkeypatc
     monkeypatch.setattr("ddpm_core.features.INCEPTION", f"weights-{digits}.pth")
     hub.rename(hub.with_name(f"weights-{digits}.pth"))
     extract = inception_features()
-    features, logits = classify(extract, torch.full((3, 1, 8, 8), 7, dtype=torch.uint8), batch_size=2)
+    features, logits = classify(
+        extract, torch.full((3, 1, 8, 8), 7, dtype=torch.uint8), batch_size=2
+    )
     assert features.shape == (3, 2048) and logits.shape == (3, 1008)
     assert (features == 14).all() and (logits == -14).all()
     with pytest.raises(ValueError, match="images have 2 channels; wanted 1 or 3"):

@@ -9,14 +9,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from laboratory import SHORT, Scale, generator
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm_core import UNet, bits_per_dim, bound, sample_steps, simple_loss, training
-from laboratory import SHORT, Scale, generator
-
 
 PLUMBING = ("__torch_dispatch__", "__torch_function__", "note")
 
@@ -37,15 +36,33 @@ class Waits(TorchDispatchMode):
                 self.note("a number is read back")
             return 1  # any number does: a fake tensor holds none
         out = func(*args, **kwargs)
-        if func is torch.ops.aten._to_copy.default and {args[0].device.type, out.device.type} > {"cpu"} and not kwargs.get("non_blocking"):
+        if (
+            func is torch.ops.aten._to_copy.default
+            and {args[0].device.type, out.device.type} > {"cpu"}
+            and not kwargs.get("non_blocking")
+        ):
             self.note(f"a copy from {args[0].device.type} to {out.device.type} blocks")
-        if func is torch.ops.aten.copy_.default and args[0].device.type != args[1].device.type and not (args[2:] + (kwargs.get("non_blocking"),))[0]:
-            self.note(f"a copy from {args[1].device.type} to {args[0].device.type} blocks")
+        if (
+            func is torch.ops.aten.copy_.default
+            and args[0].device.type != args[1].device.type
+            and not (args[2:] + (kwargs.get("non_blocking"),))[0]
+        ):
+            self.note(
+                f"a copy from {args[1].device.type} to {args[0].device.type} blocks"
+            )
         return out
 
     def note(self, what: str) -> None:
-        ours = [f for f in traceback.extract_stack() if "ddpm_core" in f.filename or f.filename == __file__ and f.name not in PLUMBING]
-        self.found.append(f"{ours[-1].filename.rpartition('/')[2]}:{ours[-1].lineno}  {what}")
+        ours = [
+            f
+            for f in traceback.extract_stack()
+            if "ddpm_core" in f.filename
+            or f.filename == __file__
+            and f.name not in PLUMBING
+        ]
+        self.found.append(
+            f"{ours[-1].filename.rpartition('/')[2]}:{ours[-1].lineno}  {what}"
+        )
 
 
 class Indexing(TorchFunctionMode):
@@ -53,7 +70,9 @@ class Indexing(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is Tensor.__setitem__ and isinstance(args[1], tuple):  # x[:, i] = y
-            return torch.ops.aten.copy_(torch.ops.aten.select(args[0], 1, args[1][-1]), args[2])
+            return torch.ops.aten.copy_(
+                torch.ops.aten.select(args[0], 1, args[1][-1]), args[2]
+            )
         if func is Tensor.__getitem__ and isinstance(args[1], int):
             return torch.ops.aten.select(args[0], 0, args[1])
         if func is Tensor.__getitem__ and isinstance(args[1], Tensor):
@@ -75,7 +94,9 @@ def on(device: str, model: nn.Module) -> nn.Module:
     for module in model.modules():
         for name, p in module._parameters.items():
             if p is not None:
-                module._parameters[name] = nn.Parameter(torch.empty(p.shape, device=device), requires_grad=False)
+                module._parameters[name] = nn.Parameter(
+                    torch.empty(p.shape, device=device), requires_grad=False
+                )
     return model
 
 
@@ -92,12 +113,23 @@ def in_each_step(step: Callable[[], object], waits: Waits, steps: int = 2) -> li
     return waits.found
 
 
-@pytest.mark.parametrize("bad", [lambda x: x.sum().item(), lambda x: bool((x > 0).all()), lambda x: x.cpu(), lambda x: torch.ones(2).to(x.device), lambda x: (x > 0).tolist()])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool((x > 0).all()),
+        lambda x: x.cpu(),
+        lambda x: torch.ones(2).to(x.device),
+        lambda x: (x > 0).tolist(),
+    ],
+)
 def test_the_rehearsal_notices(bad):
     with rehearsal() as waits:
         bad(torch.ones(2, device="cuda"))
         torch.ones(2, device="meta").copy_(torch.ones(2))
-    assert len(set(waits.found)) == 2 and all("test_gpu_ready.py" in line for line in waits.found)
+    assert len(set(waits.found)) == 2 and all(
+        "test_gpu_ready.py" in line for line in waits.found
+    )
 
 
 def test_the_rehearsal_lets_pass_what_does_not_wait():
@@ -114,14 +146,23 @@ def test_the_rehearsal_lets_pass_what_does_not_wait():
 def test_no_step_of_sampling_waits(sampler, guidance):
     labels = None if guidance is None else torch.tensor([0, 2])
     with rehearsal() as waits:
-        run = sample_steps(network(None if labels is None else 3), SHORT, (2, 1, 8, 8), sampler=sampler, generator=generator(), labels=labels,
-                           guidance=guidance or 0.0)  # fmt: skip
+        run = sample_steps(
+            network(None if labels is None else 3),
+            SHORT,
+            (2, 1, 8, 8),
+            sampler=sampler,
+            generator=generator(),
+            labels=labels,
+            guidance=guidance or 0.0,
+        )
         assert in_each_step(lambda: next(run), waits) == []
 
 
 def test_no_step_of_sampling_waits_with_a_generator_an_image():
     with rehearsal() as waits:
-        run = sample_steps(network(), SHORT, (2, 1, 8, 8), generator=[generator(1), generator(2)])
+        run = sample_steps(
+            network(), SHORT, (2, 1, 8, 8), generator=[generator(1), generator(2)]
+        )
         assert in_each_step(lambda: next(run), waits) == []
 
 
@@ -145,9 +186,23 @@ def test_noise_without_a_generator_is_drawn_where_the_model_is(monkeypatch):
 def test_no_step_of_training_waits(labelled):
     """On the meta device, which holds nothing either: torch's gradients ask for CUDA's driver. Adam as it is written, not fused."""
     device = torch.device("meta")
-    state = training.start(UNet(8, 1, 8, (1, 2), 1, (4,), classes=3 if labelled else None, groups=4), device, "float32", 1e-3, fused=False)
-    images, labels = torch.zeros(20, 1, 8, 8, dtype=torch.uint8, device=device), torch.zeros(20, dtype=torch.int64, device=device)
-    run = training.training_steps(state, SHORT, training.shuffled(images, labels if labelled else None, 4, 0), steps=9)
+    state = training.start(
+        UNet(8, 1, 8, (1, 2), 1, (4,), classes=3 if labelled else None, groups=4),
+        device,
+        "float32",
+        1e-3,
+        fused=False,
+    )
+    images, labels = (
+        torch.zeros(20, 1, 8, 8, dtype=torch.uint8, device=device),
+        torch.zeros(20, dtype=torch.int64, device=device),
+    )
+    run = training.training_steps(
+        state,
+        SHORT,
+        training.shuffled(images, labels if labelled else None, 4, 0),
+        steps=9,
+    )
     with Waits() as waits:
         assert in_each_step(lambda: next(run), waits) == []
     assert state.step == 3
@@ -160,7 +215,12 @@ def test_the_bound_waits_no_more_often_for_more_steps(monkeypatch):
     for T in (3, 6):
         schedule = type(SHORT)(SHORT.beta[1 : T + 1])
         with rehearsal() as waits:
-            bits_per_dim(lambda x, t: 0.5 * x, schedule, torch.zeros(2, 1, 4, 4, device="cuda"), generator=generator())
+            bits_per_dim(
+                lambda x, t: 0.5 * x,
+                schedule,
+                torch.zeros(2, 1, 4, 4, device="cuda"),
+                generator=generator(),
+            )
         counts.append(Counter(waits.found))
     assert counts[1] == counts[0], counts[1] - counts[0]
 
@@ -172,7 +232,16 @@ def test_a_model_meets_its_inputs_on_its_own_device(device):
     with rehearsal():
         model, x = on(device, Scale(classes=3)), torch.zeros(2, 1, 8, 8, device=device)
         for t in (5, torch.tensor([5, 7], device=device)):
-            assert simple_loss(model, SHORT, x, t, torch.zeros_like(x)).device.type == device
-        for _, x_t, _ in sample_steps(model, SHORT, (2, 1, 8, 8), generator=generator(), labels=torch.tensor([0, 1])):
+            assert (
+                simple_loss(model, SHORT, x, t, torch.zeros_like(x)).device.type
+                == device
+            )
+        for _, x_t, _ in sample_steps(
+            model,
+            SHORT,
+            (2, 1, 8, 8),
+            generator=generator(),
+            labels=torch.tensor([0, 1]),
+        ):
             assert x_t.device.type == device
     assert model.devices == {device}

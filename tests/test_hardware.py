@@ -2,41 +2,87 @@
 
 import pytest
 import torch
+from laboratory import SHORT, generator, small_unet
 
 from ddpm_core import hardware, train
-from ddpm_core.hardware import Choice, Hardware, choose, choose_device, choose_sampling, describe
-from laboratory import SHORT, generator, small_unet
+from ddpm_core.hardware import (
+    Choice,
+    Hardware,
+    choose,
+    choose_device,
+    choose_sampling,
+    describe,
+)
 
 TRITON = frozenset({"triton"})
 TABLE = [
     # hardware, steps                                      precision, channels last, fused, compile
     (Hardware("cuda", (9, 0), TRITON), 100_000, Choice("bfloat16", True, True, True)),
-    (Hardware("cuda", (9, 0), TRITON), 9_999, Choice("bfloat16", True, True, False)),  # compiling is not earned back
+    (
+        Hardware("cuda", (9, 0), TRITON),
+        9_999,
+        Choice("bfloat16", True, True, False),
+    ),  # compiling is not earned back
     (Hardware("cuda", (8, 0), TRITON), 100_000, Choice("bfloat16", True, True, True)),
-    (Hardware("cuda", (8, 0)), 100_000, Choice("bfloat16", True, True, False)),  # nothing to compile with
+    (
+        Hardware("cuda", (8, 0)),
+        100_000,
+        Choice("bfloat16", True, True, False),
+    ),  # nothing to compile with
     (Hardware("cuda", (7, 5), TRITON), 100_000, Choice("float16", True, True, True)),
     (Hardware("cuda", (7, 0), TRITON), 1000, Choice("float16", True, True, False)),
-    (Hardware("cuda", (6, 1), TRITON), 100_000, Choice("float32", False, True, False)),  # no tensor cores
-    (Hardware("cpu", features=frozenset({"amx", "avx512_bf16"})), 100_000, Choice("bfloat16", True, True, False)),
-    (Hardware("cpu", features=frozenset({"avx512_bf16"})), 100_000, Choice("bfloat16", True, True, False)),
-    (Hardware("cpu"), 100_000, Choice("float32", False, True, False)),  # AVX2 only: multiplies nothing shorter than float32
+    (
+        Hardware("cuda", (6, 1), TRITON),
+        100_000,
+        Choice("float32", False, True, False),
+    ),  # no tensor cores
+    (
+        Hardware("cpu", features=frozenset({"amx", "avx512_bf16"})),
+        100_000,
+        Choice("bfloat16", True, True, False),
+    ),
+    (
+        Hardware("cpu", features=frozenset({"avx512_bf16"})),
+        100_000,
+        Choice("bfloat16", True, True, False),
+    ),
+    (
+        Hardware("cpu"),
+        100_000,
+        Choice("float32", False, True, False),
+    ),  # AVX2 only: multiplies nothing shorter than float32
     (Hardware("mps"), 100_000, Choice("float32", False, False, False)),
     (Hardware("xpu"), 100_000, Choice("float32", False, False, False)),
 ]
 
 
-@pytest.mark.parametrize("found, steps, wanted", TABLE, ids=[f"{h.kind} {h.capability} {sorted(h.features)} {n}" for h, n, _ in TABLE])
+@pytest.mark.parametrize(
+    "found, steps, wanted",
+    TABLE,
+    ids=[f"{h.kind} {h.capability} {sorted(h.features)} {n}" for h, n, _ in TABLE],
+)
 def test_what_is_chosen(found, steps, wanted):
     assert choose(found, steps) == wanted
 
 
-@pytest.mark.parametrize("found, wanted", [(h, c.precision) for h, _, c in TABLE], ids=[f"{h.kind} {h.capability} {sorted(h.features)} {n}" for h, n, _ in TABLE])
+@pytest.mark.parametrize(
+    "found, wanted",
+    [(h, c.precision) for h, _, c in TABLE],
+    ids=[f"{h.kind} {h.capability} {sorted(h.features)} {n}" for h, n, _ in TABLE],
+)
 def test_what_is_chosen_for_sampling(found, wanted, monkeypatch):
     """The same as for training, where the network is large enough for arithmetic to be what it waits for."""
     monkeypatch.setattr(hardware, "describe", lambda device: found)
-    assert choose_sampling(torch.device("cpu"), 1_000_000) == wanted and choose_sampling(torch.device("cpu"), 999_999) == "float32"
+    assert (
+        choose_sampling(torch.device("cpu"), 1_000_000) == wanted
+        and choose_sampling(torch.device("cpu"), 999_999) == "float32"
+    )
     for asked in hardware.PRECISIONS:
-        assert choose_sampling(torch.device("cpu"), 1, asked) == choose_sampling(torch.device("cpu"), 10**8, asked) == asked
+        assert (
+            choose_sampling(torch.device("cpu"), 1, asked)
+            == choose_sampling(torch.device("cpu"), 10**8, asked)
+            == asked
+        )
     with pytest.raises(ValueError, match="precision = 'half'; wanted \"auto\""):
         choose_sampling(torch.device("cpu"), 1, "half")
 
@@ -44,26 +90,40 @@ def test_what_is_chosen_for_sampling(found, wanted, monkeypatch):
 def test_what_the_user_says_is_taken_as_it_is():
     asked = dict(precision="float16", channels_last=False, fused=False, compile=False)
     for found, steps, _ in TABLE:
-        assert choose(found, steps, "float32").channels_last == choose(found, steps).channels_last
+        assert (
+            choose(found, steps, "float32").channels_last
+            == choose(found, steps).channels_last
+        )
         assert choose(found, steps, **asked) == Choice("float16", False, False, False)
-        assert choose(found, steps, compile=True, channels_last=True) == Choice(choose(found, 0).precision, True, choose(found, 0).fused, True)
+        assert choose(found, steps, compile=True, channels_last=True) == Choice(
+            choose(found, 0).precision, True, choose(found, 0).fused, True
+        )
 
 
-@pytest.mark.parametrize("asked, phrase", [
-    (dict(precision="half"), "precision = 'half'; wanted \"auto\""),
-    (dict(compile="yes"), "compile = 'yes'; wanted \"auto\", True or False"),
-    (dict(channels_last=1), "channels_last = 1; wanted"),
-    (dict(fused=None), "fused = None; wanted"),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "asked, phrase",
+    [
+        (dict(precision="half"), "precision = 'half'; wanted \"auto\""),
+        (dict(compile="yes"), "compile = 'yes'; wanted \"auto\", True or False"),
+        (dict(channels_last=1), "channels_last = 1; wanted"),
+        (dict(fused=None), "fused = None; wanted"),
+    ],
+    ids=str,
+)
 def test_unknown_choices(asked, phrase):
     with pytest.raises(ValueError, match=phrase):
         choose(Hardware("cpu"), 1, **asked)
 
 
 def test_this_processor_describes_itself(monkeypatch):
-    assert describe(torch.device("cpu")).kind == "cpu" and describe(torch.device("mps")) == Hardware("mps")
+    assert describe(torch.device("cpu")).kind == "cpu" and describe(
+        torch.device("mps")
+    ) == Hardware("mps")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    for name, feature in (("_is_amx_tile_supported", "amx"), ("_is_avx512_bf16_supported", "avx512_bf16")):
+    for name, feature in (
+        ("_is_amx_tile_supported", "amx"),
+        ("_is_avx512_bf16_supported", "avx512_bf16"),
+    ):
         for there in (True, False):
             monkeypatch.setattr(torch.cpu, name, lambda there=there: there)
             assert (feature in describe(torch.device("cpu")).features) == there
@@ -83,8 +143,12 @@ def test_a_processor_held_to_less_than_it_can_is_described_so(monkeypatch, capab
 def test_a_cuda_device_describes_itself(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     for there in (True, False):
-        monkeypatch.setattr(hardware, "find_spec", lambda name, there=there: there or None)
-        assert describe(torch.device("cuda", 0)) == Hardware("cuda", (8, 6), TRITON if there else frozenset())
+        monkeypatch.setattr(
+            hardware, "find_spec", lambda name, there=there: there or None
+        )
+        assert describe(torch.device("cuda", 0)) == Hardware(
+            "cuda", (8, 6), TRITON if there else frozenset()
+        )
 
 
 def pictures():
@@ -92,7 +156,22 @@ def pictures():
 
 
 def run(model, **kwargs):
-    return train(model, SHORT, pictures(), **{**dict(steps=2, batch_size=4, device="cpu", precision="float32", warmup=0, progress=False), **kwargs})
+    return train(
+        model,
+        SHORT,
+        pictures(),
+        **{
+            **dict(
+                steps=2,
+                batch_size=4,
+                device="cpu",
+                precision="float32",
+                warmup=0,
+                progress=False,
+            ),
+            **kwargs,
+        },
+    )
 
 
 def test_what_is_chosen_is_used_and_said_in_one_line(monkeypatch, tmp_path, capfd):
@@ -105,15 +184,34 @@ def test_what_is_chosen_is_used_and_said_in_one_line(monkeypatch, tmp_path, capf
         model, out, optimizers = small_unet(), tmp_path / str(len(asked)), []
         Adam = torch.optim.Adam
         with monkeypatch.context() as patch:
-            patch.setattr(torch.optim, "Adam", lambda *a, **k: optimizers.append(k) or Adam(*a, **k))
+            patch.setattr(
+                torch.optim,
+                "Adam",
+                lambda *a, **k: optimizers.append(k) or Adam(*a, **k),
+            )
             run(model, out=out, progress=True, **asked)
-        assert model.conv_in.weight.is_contiguous(memory_format=torch.channels_last) == bool(asked) or model.conv_in.weight.shape[1] == 1
-        assert model.conv_out.weight.stride() == ((288, 1, 96, 32) if asked else (288, 9, 3, 1))
+        assert (
+            model.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+            == bool(asked)
+            or model.conv_in.weight.shape[1] == 1
+        )
+        assert model.conv_out.weight.stride() == (
+            (288, 1, 96, 32) if asked else (288, 9, 3, 1)
+        )
         assert optimizers[0]["fused"] == (not asked) and bool(compiled) == bool(asked)
-        line = "float32, channels last, Adam, compiled" if asked else "float32, channels first, fused Adam, not compiled"
+        line = (
+            "float32, channels last, Adam, compiled"
+            if asked
+            else "float32, channels first, fused Adam, not compiled"
+        )
         assert capfd.readouterr().err.count(f"training: on cpu in {line}\n") == 1
         kept = load_checkpoint(out).info["training"]
-        assert (kept["device"], kept["channels_last"], kept["fused"], kept["compile"]) == ("cpu", bool(asked), not asked, bool(asked))
+        assert (
+            kept["device"],
+            kept["channels_last"],
+            kept["fused"],
+            kept["compile"],
+        ) == ("cpu", bool(asked), not asked, bool(asked))
         compiled.clear()
     run(small_unet())
     assert capfd.readouterr().err == ""  # progress=False is silent
@@ -123,7 +221,9 @@ def test_compiled_training_is_training(monkeypatch):
     """With a backend that traces and differentiates the network but runs torch's own kernels: the same numbers."""
     plain, compiled, right = small_unet(), small_unet(), torch.compile
     run(plain)
-    monkeypatch.setattr(torch, "compile", lambda model: right(model, backend="aot_eager"))
+    monkeypatch.setattr(
+        torch, "compile", lambda model: right(model, backend="aot_eager")
+    )
     run(compiled, compile=True)
     for a, b in zip(plain.parameters(), compiled.parameters()):
         torch.testing.assert_close(a, b)
@@ -138,15 +238,25 @@ def test_channels_last_is_resumed_exactly(tmp_path):
     run(whole, steps=6, out=tmp_path / "whole", **args)
     run(parts, steps=3, out=tmp_path / "parts", **args)
     run(parts, steps=6, out=tmp_path / "parts", resume=True, **args)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters()))
-    a, b = (load_checkpoint(tmp_path / name, training=True).training for name in ("whole", "parts"))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters())
+    )
+    a, b = (
+        load_checkpoint(tmp_path / name, training=True).training
+        for name in ("whole", "parts")
+    )
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_devices_by_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert choose_device() == torch.device("cpu") == choose_device("cpu") == choose_device(torch.device("cpu"))
+    assert (
+        choose_device()
+        == torch.device("cpu")
+        == choose_device("cpu")
+        == choose_device(torch.device("cpu"))
+    )
 
 
 def test_each_process_takes_a_cuda_device_of_its_own(monkeypatch):
@@ -155,13 +265,21 @@ def test_each_process_takes_a_cuda_device_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setattr(torch, "empty", lambda n, device: type("", (), {"device": torch.device(device)}))
+    monkeypatch.setattr(
+        torch, "empty", lambda n, device: type("", (), {"device": torch.device(device)})
+    )
     for asked in ("auto", "cuda"):
         for local in (0, 1):
             monkeypatch.setenv("LOCAL_RANK", str(local))
-            assert choose_device(asked) == torch.device("cuda", local) and taken[-1] == f"cuda:{local}"
+            assert (
+                choose_device(asked) == torch.device("cuda", local)
+                and taken[-1] == f"cuda:{local}"
+            )
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ValueError, match="process 2 of this machine has no CUDA device, there are 2; .*lower --nproc-per-node"):
+    with pytest.raises(
+        ValueError,
+        match="process 2 of this machine has no CUDA device, there are 2; .*lower --nproc-per-node",
+    ):
         choose_device("auto")
     assert choose_device("cpu") == torch.device("cpu")
     for asked in ("cuda:1", "mps"):

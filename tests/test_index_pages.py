@@ -4,7 +4,20 @@ import re
 import tomllib
 
 import pytest
-from index_pages import CHECKS, EQUATIONS, TABLE, bare, chapters, check_names, functions, headings, numbers, pages, questions_page, slug
+from index_pages import (
+    CHECKS,
+    EQUATIONS,
+    TABLE,
+    bare,
+    chapters,
+    check_names,
+    functions,
+    headings,
+    numbers,
+    pages,
+    questions_page,
+    slug,
+)
 from notebooks import BOOK
 
 CHAPTERS = chapters()
@@ -12,9 +25,15 @@ CHAPTERS = chapters()
 
 @pytest.mark.parametrize("n", EQUATIONS)
 def test_every_equation_has_one_chapter_a_function_and_a_check(n):
-    assert len([c.file for c in CHAPTERS if n in c.formulas]) == 1, "one chapter carries \\tag{n}"
-    assert functions().get(n), "a function of ddpm_core whose docstring begins with the equation"
-    assert any(n in numbers(name) for c in CHAPTERS for name in c.checks), "a check that names it"
+    assert len([c.file for c in CHAPTERS if n in c.formulas]) == 1, (
+        "one chapter carries \\tag{n}"
+    )
+    assert functions().get(n), (
+        "a function of ddpm_core whose docstring begins with the equation"
+    )
+    assert any(n in numbers(name) for c in CHAPTERS for name in c.checks), (
+        "a check that names it"
+    )
 
 
 @pytest.mark.parametrize("page", ["equations.md", "questions.md"])
@@ -28,8 +47,15 @@ def test_every_answer_leads_to_a_heading():
 
 
 def test_every_question_is_in_the_table():
-    asked = [key for part in tomllib.loads(TABLE.read_text())["part"] for key in part if key != "title"]
-    assert sorted(asked) == sorted([f"Q{n}" for n in range(1, 38)] + [f"M{n}" for n in range(1, 11)])
+    asked = [
+        key
+        for part in tomllib.loads(TABLE.read_text())["part"]
+        for key in part
+        if key != "title"
+    ]
+    assert sorted(asked) == sorted(
+        [f"Q{n}" for n in range(1, 38)] + [f"M{n}" for n in range(1, 11)]
+    )
 
 
 def test_anchors_are_those_that_myst_makes():
@@ -39,21 +65,48 @@ def test_anchors_are_those_that_myst_makes():
     from myst_parser.mdit_to_docutils.base import compute_unique_slug
 
     md = MarkdownIt().use(dollarmath_plugin)
-    written = [text for c in CHAPTERS for text in c.headings] + [r"Why *does* it help, $x_0$, `ddpm_core`? (A $\tilde\beta_t$.)"]
+    written = [text for c in CHAPTERS for text in c.headings] + [
+        r"Why *does* it help, $x_0$, `ddpm_core`? (A $\tilde\beta_t$.)"
+    ]
     for text in written:
-        assert slug(text) == compute_unique_slug(SyntaxTreeNode(md.parse(f"## {text}")).children[0], []), text
+        assert slug(text) == compute_unique_slug(
+            SyntaxTreeNode(md.parse(f"## {text}")).children[0], []
+        ), text
 
 
 def test_links_in_the_pages_lead_to_headings():
-    known = {f"{c.file}#{anchor}" for c in CHAPTERS for anchor in c.headings.values()} | {c.file for c in CHAPTERS}
-    links = [link for page in ("equations.md", "questions.md") for link in re.findall(r"\]\(([^)]+)\)", (BOOK / page).read_text())]
-    own = {f"#{slug(text)}" for page in ("equations.md", "questions.md") for _, text in headings((BOOK / page).read_text())}
+    known = {
+        f"{c.file}#{anchor}" for c in CHAPTERS for anchor in c.headings.values()
+    } | {c.file for c in CHAPTERS}
+    links = [
+        link
+        for page in ("equations.md", "questions.md")
+        for link in re.findall(r"\]\(([^)]+)\)", (BOOK / page).read_text())
+    ]
+    own = {
+        f"#{slug(text)}"
+        for page in ("equations.md", "questions.md")
+        for _, text in headings((BOOK / page).read_text())
+    }
     assert links and set(links) <= known | own
 
 
 def test_what_the_index_reads():
-    assert numbers("see Eqs. (6) and (7), Eq. (3), Eqs. (8)-(10)") == ["6", "7", "3", "8", "9", "10"]
+    assert numbers("see Eqs. (6) and (7), Eq. (3), Eqs. (8)-(10)") == [
+        "6",
+        "7",
+        "3",
+        "8",
+        "9",
+        "10",
+    ]
     assert numbers("f(7) and Eq. 7") == []
-    assert check_names('check("a", 1, 1)\nfor t in x:\n    check_mc(f"t = {t:4d},  mean", y, 0)\nprint("b")', CHECKS) == ["a", "t = ..., mean"]
-    assert headings("# A\n```python\n# no\n```\n## B\ntext # no") == [(1, "A"), (2, "B")]
+    assert check_names(
+        'check("a", 1, 1)\nfor t in x:\n    check_mc(f"t = {t:4d},  mean", y, 0)\nprint("b")',
+        CHECKS,
+    ) == ["a", "t = ..., mean"]
+    assert headings("# A\n```python\n# no\n```\n## B\ntext # no") == [
+        (1, "A"),
+        (2, "B"),
+    ]
     assert bare("$$\n> x = y . \\tag{4}\n> $$") == "$$\nx = y\n$$"

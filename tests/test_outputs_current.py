@@ -9,7 +9,9 @@ from execute import STAMP, digest
 from notebooks import BOOK, ROOT, address, is_setup, notebooks, read, setup_source
 
 NOTEBOOKS = notebooks()
-MACHINE = re.compile(r"(?<![\w.:/<])/(?:home|root|Users|tmp|work|private|opt|usr|mnt|content)/\w|[A-Z]:\\\\?Users|site-packages")
+MACHINE = re.compile(
+    r"(?<![\w.:/<])/(?:home|root|Users|tmp|work|private|opt|usr|mnt|content)/\w|[A-Z]:\\\\?Users|site-packages"
+)
 
 
 def code_cells(nb):
@@ -20,16 +22,28 @@ def texts(nb):
     """Every text in the outputs, without the pictures in it."""
     for cell in code_cells(nb):
         for output in cell.outputs:
-            values = [output.get("text", "")] + [v for kind, v in output.get("data", {}).items() if not kind.startswith("image/")]
+            values = [output.get("text", "")] + [
+                v
+                for kind, v in output.get("data", {}).items()
+                if not kind.startswith("image/")
+            ]
             for value in values:
                 yield re.sub(r"base64,[A-Za-z0-9+/=\s]+", "", str(value))
 
 
 def test_every_notebook_is_in_the_contents_and_the_other_way_round():
     contents = (ROOT / "_toc.yml").read_text()
-    files = {entry["file"] for part in yaml.safe_load(contents)["parts"] for entry in part["chapters"]}
-    assert {f"book/{p.stem}" for p in NOTEBOOKS} == {f for f in files if (ROOT / f"{f}.ipynb").exists()}
-    assert all((ROOT / f"{f}.ipynb").exists() or (ROOT / f"{f}.md").exists() for f in files)
+    files = {
+        entry["file"]
+        for part in yaml.safe_load(contents)["parts"]
+        for entry in part["chapters"]
+    }
+    assert {f"book/{p.stem}" for p in NOTEBOOKS} == {
+        f for f in files if (ROOT / f"{f}.ipynb").exists()
+    }
+    assert all(
+        (ROOT / f"{f}.ipynb").exists() or (ROOT / f"{f}.md").exists() for f in files
+    )
     assert NOTEBOOKS, "no notebook at all"
 
 
@@ -37,8 +51,12 @@ def test_every_notebook_is_in_the_contents_and_the_other_way_round():
 def test_outputs_are_of_this_source(path):
     nb = read(path)
     nbformat.validate(nb)
-    assert nb.metadata.get(STAMP) == digest(nb), "code, package, data or weights changed since: make execute"
-    assert [c.execution_count for c in code_cells(nb)] == list(range(1, len(code_cells(nb)) + 1)), "make execute"
+    assert nb.metadata.get(STAMP) == digest(nb), (
+        "code, package, data or weights changed since: make execute"
+    )
+    assert [c.execution_count for c in code_cells(nb)] == list(
+        range(1, len(code_cells(nb)) + 1)
+    ), "make execute"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -46,10 +64,18 @@ def test_outputs_are_fit_to_print(path):
     nb = read(path)
     outputs = [o for c in code_cells(nb) for o in c.outputs]
     assert not [o for o in outputs if o.output_type == "error"]
-    assert not [o.text for o in outputs if o.output_type == "stream" and o.name == "stderr"], "a warning, or a progress bar"
-    assert not [t for t in texts(nb) if MACHINE.search(t)], "a path of the machine it ran on"
-    assert "widgets" not in nb.metadata and not [o for o in outputs if any("widget" in k for k in o.get("data", {}))], "needs a kernel"
-    assert path.stat().st_size < 3_000_000, "a page of more than 3 MB is slow on a phone"
+    assert not [
+        o.text for o in outputs if o.output_type == "stream" and o.name == "stderr"
+    ], "a warning, or a progress bar"
+    assert not [t for t in texts(nb) if MACHINE.search(t)], (
+        "a path of the machine it ran on"
+    )
+    assert "widgets" not in nb.metadata and not [
+        o for o in outputs if any("widget" in k for k in o.get("data", {}))
+    ], "needs a kernel"
+    assert path.stat().st_size < 3_000_000, (
+        "a page of more than 3 MB is slow on a phone"
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -57,11 +83,27 @@ def test_set_up_cell(path):
     nb = read(path)
     cells = nb.cells
     assert is_setup(cells[0]) and not any(map(is_setup, cells[1:])), "make execute"
-    assert cells[0].source == setup_source(nb, address()), "python book/_tools/set_address.py"
-    assert len(cells[0].source.splitlines()) <= 9 and not cells[0].outputs and "remove-cell" in cells[0].metadata.tags
+    assert cells[0].source == setup_source(nb, address()), (
+        "python book/_tools/set_address.py"
+    )
+    assert (
+        len(cells[0].source.splitlines()) <= 9
+        and not cells[0].outputs
+        and "remove-cell" in cells[0].metadata.tags
+    )
 
 
 def test_machine_paths_are_seen():
-    assert all(map(MACHINE.search, ["in /home/ann/x", "'/tmp/a'", "C:\\Users\\ann", "lib/site-packages/torch"]))
-    assert not any(map(MACHINE.search, ["and/or", "<br>/home", "https://a.org/home/x", "x_t / work"]))
+    assert all(
+        map(
+            MACHINE.search,
+            ["in /home/ann/x", "'/tmp/a'", "C:\\Users\\ann", "lib/site-packages/torch"],
+        )
+    )
+    assert not any(
+        map(
+            MACHINE.search,
+            ["and/or", "<br>/home", "https://a.org/home/x", "x_t / work"],
+        )
+    )
     assert BOOK.is_dir()

@@ -19,10 +19,23 @@ def build(tmp_path):
             f"import sys; sys.path.insert(0, {str(BOOK / '_ext')!r})\nextensions = ['myst_parser', 'sphinx.ext.mathjax', 'paper_eqs']\n"
             "myst_enable_extensions = ['dollarmath', 'amsmath']\nroot_doc = 'one'\nhtml_theme = 'basic'\n"
         )
-        toc = "\n\n```{toctree}\n" + "\n".join(p for p in pages if p != "one") + "\n```\n"
+        toc = (
+            "\n\n```{toctree}\n" + "\n".join(p for p in pages if p != "one") + "\n```\n"
+        )
         for page, text in pages.items():
             (tmp_path / f"{page}.md").write_text(text + (toc if page == "one" else ""))
-        command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", str(tmp_path), str(tmp_path / "out")]
+        command = [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-b",
+            "html",
+            "-W",
+            "--keep-going",
+            "-q",
+            str(tmp_path),
+            str(tmp_path / "out"),
+        ]
         said = subprocess.run(command, capture_output=True, text=True)
         html = {page: (tmp_path / "out" / f"{page}.html").read_text() for page in pages}
         return html, said.stderr, said.returncode
@@ -31,7 +44,9 @@ def build(tmp_path):
 
 
 def links(html):
-    return re.findall(r'class="equation-link[^"]*" href="([^"]+)">([^<]+)<', html.replace("\n", " "))
+    return re.findall(
+        r'class="equation-link[^"]*" href="([^"]+)">([^<]+)<', html.replace("\n", " ")
+    )
 
 
 def test_links(build):
@@ -41,20 +56,36 @@ def test_links(build):
     assert links(html["one"]) == [("#eq-7", "Eq. (7)")]
     there = "one.html#eq-4", "one.html#eq-7"
     assert links(html["two"]) == [
-        (there[0], "Eq. (4)"), (there[0], "Eqs. (4)"), (there[1], "(7)"), (there[0], "Eqs. (4)"), (there[1], "(7)"),
-        (there[1], "Eq. (7)"), (there[0], "Eq. (4)"),
-    ]  # fmt: skip
+        (there[0], "Eq. (4)"),
+        (there[0], "Eqs. (4)"),
+        (there[1], "(7)"),
+        (there[0], "Eqs. (4)"),
+        (there[1], "(7)"),
+        (there[1], "Eq. (7)"),
+        (there[0], "Eq. (4)"),
+    ]
     assert 'id="eq-4"' in html["one"] and 'id="eq-7"' in html["one"]
-    assert r"\begin{split}" not in html["one"] and "\\[a = b \\\\\n= c \\tag{4}\\]" in html["one"], "MathJax refuses a tag in split"
+    assert (
+        r"\begin{split}" not in html["one"]
+        and "\\[a = b \\\\\n= c \\tag{4}\\]" in html["one"]
+    ), "MathJax refuses a tag in split"
 
 
-@pytest.mark.parametrize("text", ["See Eq. (99).", "See Eqs. (4) and (99).", "## On Eq. (99)"])
+@pytest.mark.parametrize(
+    "text", ["See Eq. (99).", "See Eqs. (4) and (99).", "## On Eq. (99)"]
+)
 def test_a_number_that_no_equation_carries(build, text):
     _, said, code = build(one=ONE, two=f"# Two\n\n{text}\n")
     assert code and "no equation is tagged (99)" in said
 
 
-@pytest.mark.parametrize("one, two, pages", [(ONE, "$$\ne \\tag{7}\n$$", "one, two"), (ONE + "\n$$\ne \\tag{7}\n$$\n", "nothing", "one, one")])
+@pytest.mark.parametrize(
+    "one, two, pages",
+    [
+        (ONE, "$$\ne \\tag{7}\n$$", "one, two"),
+        (ONE + "\n$$\ne \\tag{7}\n$$\n", "nothing", "one, one"),
+    ],
+)
 def test_a_number_that_two_equations_carry(build, one, two, pages):
     _, said, code = build(one=one, two=f"# Two\n\n{two}\n")
     assert code and f"equation (7) is tagged 2 times: in {pages}" in said

@@ -5,13 +5,21 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from laboratory import bfloat16_attention, randn, randomise
 from torch import nn
 from torch.testing import assert_close
 
 from ddpm_core import UNet, load_checkpoint, processor, unet
-from ddpm_core.processor import LARGE, Dropout, GroupNorm, PackedConv2d, attend, pack, remade
+from ddpm_core.processor import (
+    LARGE,
+    Dropout,
+    GroupNorm,
+    PackedConv2d,
+    attend,
+    pack,
+    remade,
+)
 from ddpm_core.unet import ResBlock
-from laboratory import bfloat16_attention, randn, randomise
 
 LAST = torch.channels_last
 
@@ -28,7 +36,9 @@ def normed(layer, norm, x, d):
     """What `norm` makes of a layer and x, and the gradients by x, weight and bias."""
     x = x.detach().requires_grad_()
     answer = norm(layer, x)
-    return answer.detach(), *torch.autograd.grad(answer, (x, layer.weight, layer.bias), d.to(answer.dtype))
+    return answer.detach(), *torch.autograd.grad(
+        answer, (x, layer.weight, layer.bias), d.to(answer.dtype)
+    )
 
 
 def group_norm(channels, dtype=torch.float32):
@@ -39,58 +49,97 @@ def group_norm(channels, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("layout", [LAST, torch.contiguous_format])
-@pytest.mark.parametrize("batch, channels, side", [(8, 256, 16), (7, 128, 24), (9, 480, 13), (3, 128, 32)])
+@pytest.mark.parametrize(
+    "batch, channels, side", [(8, 256, 16), (7, 128, 24), (9, 480, 13), (3, 128, 32)]
+)
 def test_group_norm_by_sums_is_group_norm(batch, channels, side, layout):
     """Against float64, and no further off than torch's own way. Seven images of 128 x 24 x 24 come in pieces of three, three and one."""
-    layer, x = group_norm(channels), (3 * drawn(batch, channels, side, side) + 5).to(memory_format=LAST)
-    d = drawn(batch, channels, side, side, seed=1).to(memory_format=layout)  # gradients arrive laid out as they like
+    layer, x = (
+        group_norm(channels),
+        (3 * drawn(batch, channels, side, side) + 5).to(memory_format=LAST),
+    )
+    d = drawn(batch, channels, side, side, seed=1).to(
+        memory_format=layout
+    )  # gradients arrive laid out as they like
     assert x.numel() >= LARGE, "or it would be torch's way"
-    ours, theirs = normed(layer, GroupNorm.forward, x, d), normed(layer, nn.GroupNorm.forward, x, d)
+    ours, theirs = (
+        normed(layer, GroupNorm.forward, x, d),
+        normed(layer, nn.GroupNorm.forward, x, d),
+    )
     exact = normed(copy.deepcopy(layer).double(), nn.GroupNorm.forward, x.double(), d)
     assert not torch.equal(ours[1], theirs[1]), "this test compares torch with itself"
-    assert ours[0].is_contiguous(memory_format=LAST) and [each.dtype for each in ours] == 2 * [torch.bfloat16] + 2 * [torch.float32]
+    assert ours[0].is_contiguous(memory_format=LAST) and [
+        each.dtype for each in ours
+    ] == 2 * [torch.bfloat16] + 2 * [torch.float32]
     for one, other, true in zip(ours, theirs, exact, strict=True):
         assert far(one, true) < 1.1 * far(other, true) + 1e-5 and far(one, true) < 2**-8
 
 
 def test_group_norm_by_sums_without_gradients():
-    layer, x = group_norm(256, torch.bfloat16), (3 * drawn(8, 256, 16, 16) + 5).to(memory_format=LAST)
+    layer, x = (
+        group_norm(256, torch.bfloat16),
+        (3 * drawn(8, 256, 16, 16) + 5).to(memory_format=LAST),
+    )
     with torch.no_grad():
         ours, theirs = layer(x), nn.GroupNorm.forward(layer, x)
     exact = nn.GroupNorm.forward(copy.deepcopy(layer).double(), x.double())
-    assert not torch.equal(ours, theirs) and ours.is_contiguous(memory_format=LAST) and ours.dtype == torch.bfloat16
+    assert (
+        not torch.equal(ours, theirs)
+        and ours.is_contiguous(memory_format=LAST)
+        and ours.dtype == torch.bfloat16
+    )
     assert far(ours, exact) < 1.1 * far(theirs, exact) < 2**-7
 
 
 def test_group_norm_by_sums_in_part_and_twice():
     """Frozen weights get no gradient, a second derivative is torch's."""
-    layer, x = group_norm(128), drawn(4, 128, 24, 24).to(memory_format=LAST).requires_grad_()
+    layer, x = (
+        group_norm(128),
+        drawn(4, 128, 24, 24).to(memory_format=LAST).requires_grad_(),
+    )
     layer.weight.requires_grad_(False)
     with pytest.raises(RuntimeError, match="does not require grad"):
         torch.autograd.grad(layer(x).sum(), layer.weight)
     seconds = []
     for norm in (GroupNorm.forward, nn.GroupNorm.forward):
-        (first,) = torch.autograd.grad(norm(layer, x).square().sum(), x, create_graph=True)
+        (first,) = torch.autograd.grad(
+            norm(layer, x).square().sum(), x, create_graph=True
+        )
         seconds += torch.autograd.grad(first.square().sum(), x)
     assert far(seconds[0], seconds[1].double()) < 2**-6 and seconds[1].abs().max() > 0
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 1e-4])
 def test_dropout_keeps_the_mean_and_drops_with_its_probability(p):
-    drop, n = Dropout(p), 400_003  # not a multiple of the four entries a random word makes
+    drop, n = (
+        Dropout(p),
+        400_003,
+    )  # not a multiple of the four entries a random word makes
     torch.manual_seed(0)
     y = drop(torch.full((n,), 2.0))
     dropped = (y == 0).double()
     assert abs(dropped.mean() - p) < 4 * (p * (1 - p) / n) ** 0.5 + 1 / 65536
-    assert_close(y[y > 0], torch.full_like(y[y > 0], 2 / (1 - round(p * 65536) / 65536)))
+    assert_close(
+        y[y > 0], torch.full_like(y[y > 0], 2 / (1 - round(p * 65536) / 65536))
+    )
     for lag in (1, 2, 3, 4):  # the entries of a word, and neighbouring words
         together = (dropped[lag:] * dropped[:-lag]).mean()
-        assert abs(together - p * p) < 4 * (p * p * (1 - p * p) / n) ** 0.5 + 2 * p / 65536 + 1e-9, lag
+        assert (
+            abs(together - p * p)
+            < 4 * (p * p * (1 - p * p) / n) ** 0.5 + 2 * p / 65536 + 1e-9
+        ), lag
     torch.manual_seed(0)
     assert torch.equal(drop(torch.full((n,), 2.0)), y)
 
 
-@pytest.mark.parametrize("x", [torch.ones(2, 8, 9, 9).to(memory_format=LAST), torch.ones(2, 1, 1, 1).expand(2, 8, 9, 9), torch.ones(9, 9, 8, 2).mT[1:, ::2]])
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.ones(2, 8, 9, 9).to(memory_format=LAST),
+        torch.ones(2, 1, 1, 1).expand(2, 8, 9, 9),
+        torch.ones(9, 9, 8, 2).mT[1:, ::2],
+    ],
+)
 def test_dropout_draws_for_every_entry_however_they_are_laid_out(x):
     torch.manual_seed(0)
     y = Dropout(0.5)(x)
@@ -116,9 +165,16 @@ def test_attention_to_few_tokens_is_attention(monkeypatch, tokens, kernel):
         answer = attend(*inputs)
         return answer.detach(), *torch.autograd.grad(answer, inputs, d.to(answer.dtype))
 
-    exact, theirs = derivatives(F.scaled_dot_product_attention, q.double(), k.double(), v.double()), derivatives(F.scaled_dot_product_attention, q, k, v)
+    exact, theirs = (
+        derivatives(F.scaled_dot_product_attention, q.double(), k.double(), v.double()),
+        derivatives(F.scaled_dot_product_attention, q, k, v),
+    )
     calls, torchs = [], F.scaled_dot_product_attention
-    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *inputs: calls.append(None) or torchs(*inputs))
+    monkeypatch.setattr(
+        F,
+        "scaled_dot_product_attention",
+        lambda *inputs: calls.append(None) or torchs(*inputs),
+    )
     with torch.autocast("cpu", torch.bfloat16):
         ours = derivatives(attend, q, k, v)
     assert bool(calls) == kernel
@@ -141,16 +197,32 @@ def test_what_is_made_again_for_the_gradient_is_the_same(monkeypatch):
         seen.append(len(calls))
         first = torch.autograd.grad(loss, [x, *block.parameters()], create_graph=True)
         seen.append(len(calls))
-        return [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), [x, *block.parameters()], allow_unused=True)]
+        return [
+            *first,
+            *torch.autograd.grad(
+                sum(g.square().sum() for g in first),
+                [x, *block.parameters()],
+                allow_unused=True,
+            ),
+        ]
 
     torch.manual_seed(0)
     block = ResBlock(8, 16, 32, 0.5, groups=4).double().train()
-    block.conv_2 = torch.nn.Conv2d(16, 16, 3, padding=1).double()  # as ours begins at almost zero, and with it the gradients before it
-    x, emb, seen = torch.randn(2, 8, 6, 6, dtype=torch.float64, requires_grad=True), torch.randn(2, 32, dtype=torch.float64), []
+    block.conv_2 = torch.nn.Conv2d(
+        16, 16, 3, padding=1
+    ).double()  # as ours begins at almost zero, and with it the gradients before it
+    x, emb, seen = (
+        torch.randn(2, 8, 6, 6, dtype=torch.float64, requires_grad=True),
+        torch.randn(2, 32, dtype=torch.float64),
+        [],
+    )
     monkeypatch.setattr(processor, "LARGE", 0)
     monkeypatch.setattr(unet, "remade", counted)
     ours = derivatives()
-    assert seen == [2, 4]  # each of two convolutions: once on the way there, once on the way back
+    assert seen == [
+        2,
+        4,
+    ]  # each of two convolutions: once on the way there, once on the way back
     monkeypatch.setattr(unet, "remade", lambda make, x, then: then(make(x)))
     for a, b in zip(ours, derivatives(), strict=True):
         assert (a is None and b is None) or torch.equal(a, b)
@@ -158,7 +230,11 @@ def test_what_is_made_again_for_the_gradient_is_the_same(monkeypatch):
 
 def test_what_is_made_again_is_made_in_the_mode_of_the_first_time(monkeypatch):
     monkeypatch.setattr(processor, "LARGE", 0)
-    block, x, emb = randomise(ResBlock(8, 8, 16, 0.5, groups=4)).double().eval(), randn(1, 8, 4, 4), randn(1, 16)
+    block, x, emb = (
+        randomise(ResBlock(8, 8, 16, 0.5, groups=4)).double().eval(),
+        randn(1, 8, 4, 4),
+        randn(1, 16),
+    )
 
     def gradient(mode):
         x.grad = None
@@ -170,7 +246,10 @@ def test_what_is_made_again_is_made_in_the_mode_of_the_first_time(monkeypatch):
     assert torch.equal(gradient(True)[0], gradient(False)[0])
 
 
-BFLOAT16 = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor does not multiply bfloat16")
+BFLOAT16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="this processor does not multiply bfloat16",
+)
 
 
 @BFLOAT16
@@ -183,19 +262,30 @@ def test_a_packed_convolution_is_the_convolution(kernel, stride, padding, batch,
     with torch.no_grad():
         answer, exact = packed(x), copy.deepcopy(conv).double()(x.double())
     assert answer.is_contiguous(memory_format=LAST) and answer.dtype == torch.bfloat16
-    assert_close(answer.double(), exact, rtol=2**-8, atol=1e-5)  # half a unit in the last of eight bits, and the sum in float32
+    assert_close(
+        answer.double(), exact, rtol=2**-8, atol=1e-5
+    )  # half a unit in the last of eight bits, and the sum in float32
 
 
 @BFLOAT16
 @pytest.mark.parametrize("shape", [(2, 40, 8, 8), (1, 40, 1, 1), (2, 40, 1, 1)])
 def test_plus_is_added_and_stays_what_it_was(shape):
     """It is the input of the block, which waits among the skips."""
-    conv, x, plus = nn.Conv2d(24, 40, 3, padding=1).bfloat16().to(memory_format=LAST), drawn(2, 24, 8, 8).to(memory_format=LAST), drawn(*shape, seed=1)
+    conv, x, plus = (
+        nn.Conv2d(24, 40, 3, padding=1).bfloat16().to(memory_format=LAST),
+        drawn(2, 24, 8, 8).to(memory_format=LAST),
+        drawn(*shape, seed=1),
+    )
     before = plus.clone()
     with torch.no_grad():
-        answer, exact = PackedConv2d(conv)(x, plus), copy.deepcopy(conv).double()(x.double()) + plus.double()
+        answer, exact = (
+            PackedConv2d(conv)(x, plus),
+            copy.deepcopy(conv).double()(x.double()) + plus.double(),
+        )
     assert torch.equal(plus, before)
-    assert_close(answer.double(), exact, rtol=2**-7, atol=2**-8)  # rounded once or twice, at values about 1
+    assert_close(
+        answer.double(), exact, rtol=2**-7, atol=2**-8
+    )  # rounded once or twice, at values about 1
 
 
 @BFLOAT16
@@ -205,24 +295,51 @@ def test_only_plain_bfloat16_convolutions_are_packed():
 
     hooked = nn.Conv2d(8, 8, 3)
     hooked.register_forward_hook(lambda *_: None)
-    others = [Mine(8, 8, 3), hooked, nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"), nn.Conv2d(8, 8, 3, padding="same"), nn.Conv2d(8, 8, 3, bias=False)]
-    network = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Sequential(nn.Conv2d(8, 8, 1)), *others)
+    others = [
+        Mine(8, 8, 3),
+        hooked,
+        nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(8, 8, 3, padding="same"),
+        nn.Conv2d(8, 8, 3, bias=False),
+    ]
+    network = nn.Sequential(
+        nn.Conv2d(8, 8, 3), nn.Sequential(nn.Conv2d(8, 8, 1)), *others
+    )
     pack(network)
-    assert not any(isinstance(part, PackedConv2d) for part in network.modules())  # float32
+    assert not any(
+        isinstance(part, PackedConv2d) for part in network.modules()
+    )  # float32
     pack(network.bfloat16())
-    assert isinstance(network[0], PackedConv2d) and isinstance(network[1][0], PackedConv2d) and list(network[2:]) == others
+    assert (
+        isinstance(network[0], PackedConv2d)
+        and isinstance(network[1][0], PackedConv2d)
+        and list(network[2:]) == others
+    )
 
 
 @BFLOAT16
 @pytest.mark.parametrize("labels", [None, (3, 8)])
-def test_a_packed_network_answers_as_near_to_the_exact_one_as_a_plain_one_in_bfloat16(labels):
+def test_a_packed_network_answers_as_near_to_the_exact_one_as_a_plain_one_in_bfloat16(
+    labels,
+):
     model = load_checkpoint("data/checkpoints/fashion-mnist").model.eval()
     plain = copy.deepcopy(model).bfloat16().to(memory_format=LAST)
     packed = copy.deepcopy(plain)
     pack(packed)
-    assert isinstance(model, UNet) and sum(isinstance(part, PackedConv2d) for part in packed.modules()) == sum(isinstance(part, nn.Conv2d) for part in plain.modules()) > 20
+    assert (
+        isinstance(model, UNet)
+        and sum(isinstance(part, PackedConv2d) for part in packed.modules())
+        == sum(isinstance(part, nn.Conv2d) for part in plain.modules())
+        > 20
+    )
     x, y = drawn(2, 1, 28, 28).float(), None if labels is None else torch.tensor(labels)
     with torch.no_grad():
         exact = model(x, 400, y)
-        far, farther = ((network(x.bfloat16().to(memory_format=LAST), 400, y) - exact).pow(2).mean().sqrt() for network in (packed, plain))
+        far, farther = (
+            (network(x.bfloat16().to(memory_format=LAST), 400, y) - exact)
+            .pow(2)
+            .mean()
+            .sqrt()
+            for network in (packed, plain)
+        )
     assert far < 1.5 * farther < 0.05 * exact.pow(2).mean().sqrt()

@@ -10,7 +10,7 @@ from notebooks import BOOK, ROOT
 from site_pages import SITE, built
 
 sys.path.insert(0, str(BOOK / "_ext"))
-from reading import seconds, spoken  # noqa: E402
+from reading import seconds, spoken
 
 
 def page(*inside: nodes.Node) -> nodes.document:
@@ -23,40 +23,91 @@ def page(*inside: nodes.Node) -> nodes.document:
 
 def cell(code: str, *tags: str, output: bool = False) -> nodes.container:
     outside = nodes.container(classes=["cell", *tags])
-    outside += nodes.container("", nodes.literal_block(code, code), classes=["cell_input"])
+    outside += nodes.container(
+        "", nodes.literal_block(code, code), classes=["cell_input"]
+    )
     if output:
-        outside += nodes.container("", nodes.literal_block("ok", "ok"), classes=["cell_output"])
+        outside += nodes.container(
+            "", nodes.literal_block("ok", "ok"), classes=["cell_output"]
+        )
     return outside
 
 
 def test_what_costs_time():
     words = nodes.paragraph("", "a reader's word " * 50)  # 150 words
     assert seconds(page(words)) == pytest.approx(150 * 60 / 200)
-    assert seconds(page(nodes.math_block("x", "x"), nodes.paragraph("", "", nodes.math("y", "y")))) == 22
+    assert (
+        seconds(
+            page(
+                nodes.math_block("x", "x"),
+                nodes.paragraph("", "", nodes.math("y", "y")),
+            )
+        )
+        == 22
+    )
     assert seconds(page(cell("a = 1\n\nb = 2", output=True))) == 2 * 2 + 10
     for tag in ("tag_hide-input", "tag_solution", "tag_remove-cell"):
         assert seconds(page(cell("a = 1\nb = 2", tag))) == 0
-    solution = [nodes.raw("", "<details><summary>Solution</summary>", format="html"), words.deepcopy(), nodes.math_block("x", "x"), nodes.raw("", "</details>", format="html")]
-    assert seconds(page(*solution)) == 0 and seconds(page(*solution, words)) == pytest.approx(45)
+    solution = [
+        nodes.raw("", "<details><summary>Solution</summary>", format="html"),
+        words.deepcopy(),
+        nodes.math_block("x", "x"),
+        nodes.raw("", "</details>", format="html"),
+    ]
+    assert seconds(page(*solution)) == 0 and seconds(
+        page(*solution, words)
+    ) == pytest.approx(45)
 
 
 def test_how_it_is_said():
-    assert [spoken(60 * m) for m in (1, 13, 22, 88, 91, 99, 106, 450)] == ["5 minutes", "15 minutes", "20 minutes", "1\u00bd hours", "1\u00bd hours", "1\u00bd hours", "2 hours", "7\u00bd hours"]
+    assert [spoken(60 * m) for m in (1, 13, 22, 88, 91, 99, 106, 450)] == [
+        "5 minutes",
+        "15 minutes",
+        "20 minutes",
+        "1\u00bd hours",
+        "1\u00bd hours",
+        "1\u00bd hours",
+        "2 hours",
+        "7\u00bd hours",
+    ]
 
 
 @built
 def test_every_chapter_has_its_line():
     parts = yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
-    chapters = [entry["file"] for part in parts if part.get("numbered") for entry in part["chapters"]]
+    chapters = [
+        entry["file"]
+        for part in parts
+        if part.get("numbered")
+        for entry in part["chapters"]
+    ]
     minutes = 0
     for n, chapter in enumerate(chapters, start=1):
         html = (SITE / f"{chapter}.html").read_text()
-        said = re.search(r'</h1>\s*<p class="reading"><span>Chapter (\d+) of (\d+)</span>.*?--read:(\d+)%.*?<span>about (\d+) minutes</span></p>', html, re.DOTALL)
+        said = re.search(
+            r'</h1>\s*<p class="reading"><span>Chapter (\d+) of (\d+)</span>.*?--read:(\d+)%.*?<span>about (\d+) minutes</span></p>',
+            html,
+            re.DOTALL,
+        )
         assert said, chapter
-        assert (int(said[1]), int(said[2])) == (n, len(chapters)) and int(said[3]) == round(100 * n / len(chapters)) and 5 <= int(said[4]) <= 90
-        assert re.search(rf'<h1><span class="section-number">{n}\. ', html), "the theme numbers it alike"
+        assert (
+            (int(said[1]), int(said[2])) == (n, len(chapters))
+            and int(said[3]) == round(100 * n / len(chapters))
+            and 5 <= int(said[4]) <= 90
+        )
+        assert re.search(rf'<h1><span class="section-number">{n}\. ', html), (
+            "the theme numbers it alike"
+        )
         minutes += int(said[4])
-    others = [path for path in SITE.rglob("*.html") if 'class="reading"' in path.read_text()]
+    others = [
+        path for path in SITE.rglob("*.html") if 'class="reading"' in path.read_text()
+    ]
     assert len(others) == len(chapters)
-    total = re.search(r"The chapters take about ([\d]+)(\u00bd?) hours", (SITE / "index.html").read_text())
-    assert abs(float(total[1]) + (0.5 if total[2] else 0) - minutes / 60) <= 0.25 + 2.5 * len(chapters) / 60
+    total = re.search(
+        r"The chapters take about ([\d]+)(\u00bd?) hours",
+        (SITE / "index.html").read_text(),
+    )
+    assert (
+        abs(float(total[1]) + (0.5 if total[2] else 0) - minutes / 60)
+        <= 0.25 + 2.5 * len(chapters) / 60
+    )

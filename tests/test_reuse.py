@@ -12,8 +12,12 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "book" / "reuse.md").read_text(encoding="utf-8")
-SNIPPETS = [(heading.strip(), code) for part in PAGE.split("\n## ")[1:] for heading, _, body in [part.partition("\n")]
-            for code in re.findall(r"```python\n(.*?)```", body, flags=re.DOTALL)]  # fmt: skip
+SNIPPETS = [
+    (heading.strip(), code)
+    for part in PAGE.split("\n## ")[1:]
+    for heading, _, body in [part.partition("\n")]
+    for code in re.findall(r"```python\n(.*?)```", body, flags=re.DOTALL)
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +26,9 @@ def folder(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("reader"), np.random.default_rng(0)
     (folder / "pictures").mkdir()
     for i in range(12):
-        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / "pictures" / f"{i}.png")
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(
+            folder / "pictures" / f"{i}.png"
+        )
     (folder / "data").symlink_to(ROOT / "data")
     return folder
 
@@ -31,8 +37,24 @@ def test_there_are_snippets() -> None:
     assert len(SNIPPETS) >= 10
 
 
-@pytest.mark.parametrize(("heading", "code"), SNIPPETS, ids=[f"{i}-{heading}" for i, (heading, _) in enumerate(SNIPPETS)])
+@pytest.mark.parametrize(
+    ("heading", "code"),
+    SNIPPETS,
+    ids=[f"{i}-{heading}" for i, (heading, _) in enumerate(SNIPPETS)],
+)
 def test_snippet_runs(heading: str, code: str, folder: Path) -> None:
-    environment = os.environ | {"DDPM_DATA": str(ROOT / "data"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache"), "TQDM_DISABLE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    environment = os.environ | {
+        "DDPM_DATA": str(ROOT / "data"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(folder / "cache"),
+        "TQDM_DISABLE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, f"{heading}:\n{done.stderr[-2000:]}"

@@ -8,34 +8,66 @@ from torch.testing import assert_close
 from ddpm_core import Schedule, cosine_schedule, linear_schedule
 from ddpm_core.schedule import at
 
-SCHEDULES = [linear_schedule(), linear_schedule(50, 0.001, 0.3), cosine_schedule(), cosine_schedule(7), linear_schedule(1)]
+SCHEDULES = [
+    linear_schedule(),
+    linear_schedule(50, 0.001, 0.3),
+    cosine_schedule(),
+    cosine_schedule(7),
+    linear_schedule(1),
+]
 
 
 @pytest.mark.parametrize("s", SCHEDULES, ids=repr)
 def test_every_tensor_is_float64_with_T_plus_1_entries_and_begins_without_noise(s):
     for tensor in (s.beta, s.alpha, s.alpha_bar, s.beta_tilde):
-        assert tensor.dtype == torch.float64 and tensor.shape == (s.T + 1,) and tensor.isfinite().all() and not tensor.requires_grad
-    assert s.beta[0] == 0 and s.alpha[0] == 1 and s.alpha_bar[0] == 1 and s.beta_tilde[0] == 0
+        assert (
+            tensor.dtype == torch.float64
+            and tensor.shape == (s.T + 1,)
+            and tensor.isfinite().all()
+            and not tensor.requires_grad
+        )
+    assert (
+        s.beta[0] == 0
+        and s.alpha[0] == 1
+        and s.alpha_bar[0] == 1
+        and s.beta_tilde[0] == 0
+    )
 
 
 @pytest.mark.parametrize("s", SCHEDULES, ids=repr)
 def test_definitions_entry_by_entry_in_exact_sums_of_logarithms(s):
     log_alpha_bar = 0.0
     for t in range(1, s.T + 1):
-        before, log_alpha_bar = log_alpha_bar, math.fsum([log_alpha_bar, math.log1p(-s.beta[t])])
+        before, log_alpha_bar = (
+            log_alpha_bar,
+            math.fsum([log_alpha_bar, math.log1p(-s.beta[t])]),
+        )
         assert math.isclose(s.alpha[t], 1 - s.beta[t])
         assert math.isclose(s.alpha_bar[t], math.exp(log_alpha_bar), rel_tol=1e-11)
-        assert math.isclose(s.beta_tilde[t], math.expm1(before) / math.expm1(log_alpha_bar) * s.beta[t], rel_tol=1e-10)
+        assert math.isclose(
+            s.beta_tilde[t],
+            math.expm1(before) / math.expm1(log_alpha_bar) * s.beta[t],
+            rel_tol=1e-10,
+        )
 
 
 def test_the_papers_schedule():
     s = linear_schedule()
     assert s.T == 1000
-    assert_close(s.beta[[1, 1000]], torch.tensor([1e-4, 0.02], dtype=torch.float64), rtol=1e-15, atol=0)
+    assert_close(
+        s.beta[[1, 1000]],
+        torch.tensor([1e-4, 0.02], dtype=torch.float64),
+        rtol=1e-15,
+        atol=0,
+    )
     steps = s.beta[2:] - s.beta[1:-1]
     assert_close(steps, torch.full_like(steps, (0.02 - 1e-4) / 999), rtol=1e-10, atol=0)
-    assert math.isclose(s.alpha_bar[1000], 4.0358e-5, rel_tol=1e-4)  # the signal that is left: 1/158 of its amplitude
-    assert math.isclose(s.beta_tilde[2], 5.453e-5, rel_tol=1e-3)  # the official code's first log variance
+    assert math.isclose(
+        s.alpha_bar[1000], 4.0358e-5, rel_tol=1e-4
+    )  # the signal that is left: 1/158 of its amplitude
+    assert math.isclose(
+        s.beta_tilde[2], 5.453e-5, rel_tol=1e-3
+    )  # the official code's first log variance
     assert s.beta_tilde[1] == 0
     assert (s.beta_tilde[2:] < s.beta[2:]).all() and (s.beta_tilde[2:] > 0).all()
 

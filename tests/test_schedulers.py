@@ -16,11 +16,21 @@ Where the conventions differ:
 
 import pytest
 import torch
+from laboratory import generator, ideal, randn
 from torch.testing import assert_close
 
-from ddpm_core import Schedule, linear_schedule, predict_x0, q_posterior, q_sample, respace, reverse_mean, sample, sample_steps
+from ddpm_core import (
+    Schedule,
+    linear_schedule,
+    predict_x0,
+    q_posterior,
+    q_sample,
+    respace,
+    reverse_mean,
+    sample,
+    sample_steps,
+)
 from ddpm_core.reverse import reverse_variance
-from laboratory import generator, ideal, randn
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -30,14 +40,20 @@ SHAPE = (2, 3, 4, 4)
 VARIANCE = {"beta": "fixed_large", "beta_tilde": "fixed_small"}
 
 variances = pytest.mark.parametrize("variance", list(VARIANCE))
-clipping = pytest.mark.parametrize("clip", [True, False], ids=["clipped", "not clipped"])
-tables = pytest.mark.parametrize("exact", [True, False], ids=["float64 tables", "tables as they are"])
+clipping = pytest.mark.parametrize(
+    "clip", [True, False], ids=["clipped", "not clipped"]
+)
+tables = pytest.mark.parametrize(
+    "exact", [True, False], ids=["float64 tables", "tables as they are"]
+)
 
 
 @pytest.fixture(autouse=True)
 def noise_in_float32(monkeypatch):
     """Ours draws the noise in float32 whatever the images are; a generator gives other numbers in float64, in which theirs would draw."""
-    draw = lambda shape, generator, device, dtype: torch.randn(shape, generator=generator).to(dtype)
+    draw = lambda shape, generator, device, dtype: torch.randn(
+        shape, generator=generator
+    ).to(dtype)
     monkeypatch.setattr(diffusers.schedulers.scheduling_ddpm, "randn_tensor", draw)
 
 
@@ -61,7 +77,9 @@ def ddim(schedule=S, exact=True, **kwargs):
 def made(kind, schedule, exact, **kwargs):
     """Their scheduler with our betas; exact: with its tables in float64, so that only the formulas are compared."""
     theirs = kind(schedule.T, trained_betas=schedule.beta[1:].tolist(), **kwargs)
-    assert_close(theirs.alphas_cumprod.double(), schedule.alpha_bar[1:], rtol=1e-4, atol=1e-6)
+    assert_close(
+        theirs.alphas_cumprod.double(), schedule.alpha_bar[1:], rtol=1e-4, atol=1e-6
+    )
     if exact:
         theirs.alphas_cumprod = schedule.alpha_bar[1:].clone()
     return theirs
@@ -102,12 +120,23 @@ def test_ddpm_steps(variance, clip):
 
         return step
 
-    steps = [taken_by(ddpm(exact=exact, variance_type=VARIANCE[variance], clip_sample=clip)) for exact in (True, False)]
-    differences = at_every_step(sample_steps(model, S, SHAPE, variance=variance, clip_x0=clip, generator=g, x_T=noise(0)), g, steps)
+    steps = [
+        taken_by(ddpm(exact=exact, variance_type=VARIANCE[variance], clip_sample=clip))
+        for exact in (True, False)
+    ]
+    differences = at_every_step(
+        sample_steps(
+            model, S, SHAPE, variance=variance, clip_x0=clip, generator=g, x_T=noise(0)
+        ),
+        g,
+        steps,
+    )
     assert {1, 2, 3, 17, 986, 999, 1000} <= differences.keys()
     for t, (exact, rounded) in differences.items():
         assert exact <= allowed(t, True) and rounded <= allowed(t, False), t
-    assert 0.01 < torch.stack(outside).mean() < 0.99  # the clipping was met, and not always
+    assert (
+        0.01 < torch.stack(outside).mean() < 0.99
+    )  # the clipping was met, and not always
 
 
 @clipping
@@ -116,20 +145,32 @@ def test_ddim_steps(clip):
 
     def taken_by(theirs):
         theirs.set_timesteps(1000)
-        return lambda x, t, noise: theirs.step(model(x, torch.full((2,), t)), t - 1, x, eta=0.0).prev_sample
+        return lambda x, t, noise: (
+            theirs.step(model(x, torch.full((2,), t)), t - 1, x, eta=0.0).prev_sample
+        )
 
     steps = [taken_by(ddim(exact=exact, clip_sample=clip)) for exact in (True, False)]
-    differences = at_every_step(sample_steps(model, S, SHAPE, sampler="ddim", clip_x0=clip, generator=g, x_T=noise(0)), g, steps)
+    differences = at_every_step(
+        sample_steps(
+            model, S, SHAPE, sampler="ddim", clip_x0=clip, generator=g, x_T=noise(0)
+        ),
+        g,
+        steps,
+    )
     assert {1, 2, 3, 17, 986, 999, 1000} <= differences.keys()
     for t, (exact, rounded) in differences.items():
-        assert exact <= 1e-9 and rounded <= 1e-5, t  # at every t: nothing is divided by 1 - alpha_bar here
+        assert exact <= 1e-9 and rounded <= 1e-5, (
+            t
+        )  # at every t: nothing is divided by 1 - alpha_bar here
 
 
 def chain(theirs, model, x, **kwargs):
     """Their loop, as their pipelines write it."""
     g = generator(1)
     for t in theirs.timesteps.tolist():
-        x = theirs.step(model(x, torch.full((2,), t + 1)), t, x, generator=g, **kwargs).prev_sample
+        x = theirs.step(
+            model(x, torch.full((2,), t + 1)), t, x, generator=g, **kwargs
+        ).prev_sample
     return x
 
 
@@ -138,37 +179,78 @@ def chain(theirs, model, x, **kwargs):
 @pytest.mark.parametrize("steps", [None, 34, 12, 2])
 def test_ddpm_chains(variance, clip, steps):
     """All the steps from the same x_T with the same noise; with fewer steps both respace the betas in the same way."""
-    model, theirs = predictor(SHORT), ddpm(SHORT, variance_type=VARIANCE[variance], clip_sample=clip, timestep_spacing="linspace")
+    model, theirs = (
+        predictor(SHORT),
+        ddpm(
+            SHORT,
+            variance_type=VARIANCE[variance],
+            clip_sample=clip,
+            timestep_spacing="linspace",
+        ),
+    )
     if steps:
         theirs.set_timesteps(steps)
-    ours = sample(model, SHORT, SHAPE, steps=steps, variance=variance, clip_x0=clip, generator=generator(1), x_T=noise(0))
+    ours = sample(
+        model,
+        SHORT,
+        SHAPE,
+        steps=steps,
+        variance=variance,
+        clip_x0=clip,
+        generator=generator(1),
+        x_T=noise(0),
+    )
     assert_close(ours, chain(theirs, model, noise(0)), rtol=0, atol=1e-9)
 
 
 def test_a_chain_of_a_thousand_steps_with_their_tables_as_they_are():
     """What a step near t = 1 adds of their rounding is no more than `allowed` there, and none of the earlier steps matters by then."""
     ours = sample(predictor(S), S, SHAPE, generator=generator(1), x_T=noise(0))
-    theirs = chain(ddpm(exact=False, variance_type="fixed_large"), predictor(S), noise(0))
+    theirs = chain(
+        ddpm(exact=False, variance_type="fixed_large"), predictor(S), noise(0)
+    )
     assert_close(ours, theirs, rtol=0, atol=allowed(1, False))
 
 
 def visiting(times):
     """The schedule and the model of a chain that visits these times only, 0 first: as `respace` makes them, for any choice of times."""
     alpha_bar = S.alpha_bar[times]
-    return (lambda x, i: predictor(S)(x, torch.tensor(times)[i])), Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
+    return (lambda x, i: predictor(S)(x, torch.tensor(times)[i])), Schedule(
+        1 - alpha_bar[1:] / alpha_bar[:-1]
+    )
 
 
 @clipping
 @tables
-@pytest.mark.parametrize("spacing, offset, n", [("leading", 0, 50), ("leading", 1, 20), ("trailing", 0, 50), ("trailing", 0, 8), ("leading", 0, 1)])
-def test_ddim_with_fewer_steps_at_the_times_that_they_choose(clip, exact, spacing, offset, n):
-    theirs = ddim(exact=exact, clip_sample=clip, timestep_spacing=spacing, steps_offset=offset)
+@pytest.mark.parametrize(
+    "spacing, offset, n",
+    [
+        ("leading", 0, 50),
+        ("leading", 1, 20),
+        ("trailing", 0, 50),
+        ("trailing", 0, 8),
+        ("leading", 0, 1),
+    ],
+)
+def test_ddim_with_fewer_steps_at_the_times_that_they_choose(
+    clip, exact, spacing, offset, n
+):
+    theirs = ddim(
+        exact=exact, clip_sample=clip, timestep_spacing=spacing, steps_offset=offset
+    )
     theirs.set_timesteps(n)
     times = [0, *(theirs.timesteps.flip(0) + 1).tolist()]
-    assert (times[-1] == 1000) == (spacing == "trailing") and (times[1] == 1 + offset) == (spacing == "leading")
+    assert (times[-1] == 1000) == (spacing == "trailing") and (
+        times[1] == 1 + offset
+    ) == (spacing == "leading")
     model, schedule = visiting(times)
     ours = sample(model, schedule, SHAPE, sampler="ddim", clip_x0=clip, x_T=noise(0))
-    assert_close(ours, chain(theirs, predictor(S), noise(0), eta=0.0), rtol=0, atol=1e-9 if exact else 1e-4)  # 50 steps of 1e-5 at most
+    assert_close(
+        ours,
+        chain(theirs, predictor(S), noise(0), eta=0.0),
+        rtol=0,
+        atol=1e-9 if exact else 1e-4,
+    )  # 50 steps of 1e-5 at most
 
 
 @clipping
@@ -178,7 +260,9 @@ def test_ddim_with_fewer_steps_at_the_times_that_we_choose(clip, steps):
     times, schedule = respace(S, steps)
     theirs = ddim(schedule, clip_sample=clip)
     theirs.set_timesteps(steps)
-    ours = sample(predictor(S), S, SHAPE, steps=steps, sampler="ddim", clip_x0=clip, x_T=noise(0))
+    ours = sample(
+        predictor(S), S, SHAPE, steps=steps, sampler="ddim", clip_x0=clip, x_T=noise(0)
+    )
     at_these = lambda x, i: predictor(S)(x, torch.tensor(times)[i])
     assert_close(ours, chain(theirs, at_these, noise(0), eta=0.0), rtol=0, atol=1e-9)
 
@@ -198,24 +282,37 @@ def test_set_alpha_to_one_false_ends_before_x_0():
     theirs = ddim(set_alpha_to_one=False, clip_sample=False)
     theirs.set_timesteps(1000)
     theirs.final_alpha_cumprod = S.alpha_bar[1]
-    assert_close(theirs.step(eps, 0, x).prev_sample, x, rtol=0, atol=1e-9)  # from alpha_bar_1 to alpha_bar_1
+    assert_close(
+        theirs.step(eps, 0, x).prev_sample, x, rtol=0, atol=1e-9
+    )  # from alpha_bar_1 to alpha_bar_1
     theirs = ddim(clip_sample=False)
     theirs.set_timesteps(1000)
-    assert_close(theirs.step(eps, 0, x).prev_sample, predict_x0(S, x, 1, eps), rtol=0, atol=1e-9)
+    assert_close(
+        theirs.step(eps, 0, x).prev_sample, predict_x0(S, x, 1, eps), rtol=0, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("T", [10, 11, 100, 1000, 4000])
 def test_our_times_are_their_linspace(T):
     """... but for ties: where a time falls half-way between two, we round t to even and they t - 1."""
-    schedule, theirs = Schedule(torch.full((T,), 0.005)), diffusers.DDPMScheduler(T, timestep_spacing="linspace")
+    schedule, theirs = (
+        Schedule(torch.full((T,), 0.005)),
+        diffusers.DDPMScheduler(T, timestep_spacing="linspace"),
+    )
     for steps in {2, 3, 5, 7, 10, T // 4, T // 3, T // 2, T - 1, T} - {0, 1}:
         if steps <= T:
             theirs.set_timesteps(steps)
-            pairs = zip(respace(schedule, steps)[0][:0:-1], theirs.timesteps.tolist(), strict=True)
+            pairs = zip(
+                respace(schedule, steps)[0][:0:-1],
+                theirs.timesteps.tolist(),
+                strict=True,
+            )
             for k, (ours, t) in enumerate(pairs):
                 tie = 2 * k * (T - 1) % (2 * (steps - 1)) == steps - 1
                 assert ours == t + 1 or (tie and abs(ours - t - 1) == 1)
-    theirs.set_timesteps(1)  # of one single step they make t = 1, at which nothing comes from noise; ours is t = T
+    theirs.set_timesteps(
+        1
+    )  # of one single step they make t = 1, at which nothing comes from noise; ours is t = T
     assert theirs.timesteps.tolist() == [0] and respace(schedule, 1)[0] == [0, T]
 
 
@@ -230,7 +327,12 @@ def test_posterior(t, exact):
     x0, x_t = randn(*SHAPE, seed=1).clamp(-1, 1), randn(*SHAPE, seed=2)
     mean, var = q_posterior(S, x0, x_t, t)
     if t > 1:
-        assert_close(var.double(), theirs._get_variance(t - 1).double(), rtol=1e-9 if exact else 2**-23 / float(S.beta[t - 1]), atol=0)
+        assert_close(
+            var.double(),
+            theirs._get_variance(t - 1).double(),
+            rtol=1e-9 if exact else 2**-23 / float(S.beta[t - 1]),
+            atol=0,
+        )
     else:
         assert var == 0 and theirs._get_variance(0) <= 1e-20
     prev = theirs.step(x0, t - 1, x_t, generator=generator(3)).prev_sample
@@ -245,18 +347,30 @@ def test_mean_of_eq_11_and_both_variances(t):
     for variance, theirs_name in VARIANCE.items():
         theirs = ddpm(variance_type=theirs_name, clip_sample=False)
         prev = theirs.step(eps, t - 1, x_t, generator=generator(3)).prev_sample
-        ours = reverse_mean(S, x_t, t, eps) + (reverse_variance(S, variance)[t].sqrt() * noise(3) if t > 1 else 0)
+        ours = reverse_mean(S, x_t, t, eps) + (
+            reverse_variance(S, variance)[t].sqrt() * noise(3) if t > 1 else 0
+        )
         assert_close(ours, prev, rtol=0, atol=1e-9)
 
 
 def test_t_1_has_no_variance_in_theirs_and_that_of_t_2_in_our_bound():
     assert ddpm(variance_type="fixed_small")._get_variance(0) == 1e-20
-    assert_close(ddpm(variance_type="fixed_large")._get_variance(0), S.beta[1], rtol=1e-9, atol=0)
-    assert reverse_variance(S, "beta")[1] == reverse_variance(S, "beta_tilde")[1] == S.beta_tilde[2]
+    assert_close(
+        ddpm(variance_type="fixed_large")._get_variance(0), S.beta[1], rtol=1e-9, atol=0
+    )
+    assert (
+        reverse_variance(S, "beta")[1]
+        == reverse_variance(S, "beta_tilde")[1]
+        == S.beta_tilde[2]
+    )
 
 
 def test_noise_is_added_alike():
-    x0, eps, t = randn(*SHAPE, seed=1).float(), randn(*SHAPE, seed=2).float(), torch.tensor([1, 700])
+    x0, eps, t = (
+        randn(*SHAPE, seed=1).float(),
+        randn(*SHAPE, seed=2).float(),
+        torch.tensor([1, 700]),
+    )
     theirs = ddpm(exact=False).add_noise(x0, eps, t - 1)
     assert_close(q_sample(S, x0, t, eps), theirs, rtol=0, atol=1e-5)
 
@@ -265,6 +379,16 @@ def test_near_t_1_the_difference_is_their_rounding():
     """Our float32 step from t = 3 is within 1e-6 of our float64 step; theirs, with float32 tables, is not."""
     x, eps = randn(*SHAPE, seed=1), randn(*SHAPE, seed=2)
     exact = reverse_mean(S, x, 3, eps)
-    assert_close(reverse_mean(S, x.float(), 3, eps.float()).double(), exact, rtol=0, atol=1e-6)
-    theirs = ddpm(exact=False, clip_sample=False).step(eps, 2, x, generator=generator(3)).prev_sample
-    assert 1e-5 < (theirs - S.beta_tilde[3].sqrt() * noise(3) - exact).abs().max() < allowed(3, False)
+    assert_close(
+        reverse_mean(S, x.float(), 3, eps.float()).double(), exact, rtol=0, atol=1e-6
+    )
+    theirs = (
+        ddpm(exact=False, clip_sample=False)
+        .step(eps, 2, x, generator=generator(3))
+        .prev_sample
+    )
+    assert (
+        1e-5
+        < (theirs - S.beta_tilde[3].sqrt() * noise(3) - exact).abs().max()
+        < allowed(3, False)
+    )

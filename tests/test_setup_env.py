@@ -1,7 +1,7 @@
 """The set-up says in words what is wrong, and is quick the second time."""
 
-import setup_env
 import pytest
+import setup_env
 
 
 def test_an_old_python_is_told():
@@ -16,18 +16,35 @@ def test_a_full_disk_is_told_before_anything_is_written(monkeypatch):
         setup_env.main()
 
 
-@pytest.mark.parametrize("said, told", [
-    ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "the disk is full"),
-    ("WARNING: Retrying (...) NewConnectionError('<...>: Failed to establish a new connection: [Errno -3] Temporary failure in name resolution')"
-     "\nERROR: Could not find a version that satisfies the requirement setuptools (from versions: none)", "cannot be reached"),
-    ("ERROR: Could not find a version that satisfies the requirement torch==2.13.0 (from versions: none)", "no build for Python"),
-    ("The virtual environment was not created successfully because ensurepip is not available.", "virtual environments"),
-    ("anything else", "its own words say why"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "said, told",
+    [
+        (
+            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+            "the disk is full",
+        ),
+        (
+            "WARNING: Retrying (...) NewConnectionError('<...>: Failed to establish a new connection: [Errno -3] Temporary failure in name resolution')"
+            "\nERROR: Could not find a version that satisfies the requirement setuptools (from versions: none)",
+            "cannot be reached",
+        ),
+        (
+            "ERROR: Could not find a version that satisfies the requirement torch==2.13.0 (from versions: none)",
+            "no build for Python",
+        ),
+        (
+            "The virtual environment was not created successfully because ensurepip is not available.",
+            "virtual environments",
+        ),
+        ("anything else", "its own words say why"),
+    ],
+)
 def test_a_failed_install_is_explained(said, told, tmp_path, monkeypatch):
     """By the words that pip says, as a real command that fails."""
     with pytest.raises(SystemExit, match=told):
-        setup_env.run([setup_env.sys.executable, "-c", f"import sys; sys.exit({said!r})"])
+        setup_env.run(
+            [setup_env.sys.executable, "-c", f"import sys; sys.exit({said!r})"]
+        )
 
 
 @pytest.fixture
@@ -36,8 +53,13 @@ def commands(tmp_path, monkeypatch):
     ran = []
     (tmp_path / ".venv").mkdir()
     (tmp_path / "pyproject.toml").write_text("1")
-    for name, value in {"ROOT": str(tmp_path), "VENV": str(tmp_path / ".venv"), "STAMP": str(tmp_path / ".venv" / ".stamp"),
-                        "run": lambda command: ran.append("venv" if "venv" in command else "pip"), "free": lambda path: 10**6}.items():  # fmt: skip
+    for name, value in {
+        "ROOT": str(tmp_path),
+        "VENV": str(tmp_path / ".venv"),
+        "STAMP": str(tmp_path / ".venv" / ".stamp"),
+        "run": lambda command: ran.append("venv" if "venv" in command else "pip"),
+        "free": lambda path: 10**6,
+    }.items():
         monkeypatch.setattr(setup_env, name, value)
     return ran
 
@@ -49,10 +71,14 @@ def test_set_up_once(commands, tmp_path, monkeypatch):
     assert commands == ["venv", "pip"], "nothing changed, and yet something ran"
     (tmp_path / "pyproject.toml").write_text("2")
     setup_env.main()
-    assert commands == ["venv", "pip", "pip"], "another pyproject.toml: packages anew, in the same .venv"
+    assert commands == ["venv", "pip", "pip"], (
+        "another pyproject.toml: packages anew, in the same .venv"
+    )
     monkeypatch.setattr(setup_env.sys, "version", "3.99")
     setup_env.main()
-    assert commands == ["venv", "pip", "pip", "venv", "pip"], "another Python: .venv anew"
+    assert commands == ["venv", "pip", "pip", "venv", "pip"], (
+        "another Python: .venv anew"
+    )
 
 
 def test_an_interrupted_install_is_taken_up_again(commands, monkeypatch):
@@ -61,7 +87,11 @@ def test_an_interrupted_install_is_taken_up_again(commands, monkeypatch):
         raise KeyboardInterrupt
 
     run = setup_env.run
-    monkeypatch.setattr(setup_env, "run", lambda command: run(command) if "venv" in command else interrupted(command))
+    monkeypatch.setattr(
+        setup_env,
+        "run",
+        lambda command: run(command) if "venv" in command else interrupted(command),
+    )
     with pytest.raises(KeyboardInterrupt):
         setup_env.main()
     monkeypatch.setattr(setup_env, "run", run)

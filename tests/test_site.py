@@ -9,9 +9,29 @@ from notebooks import address
 from site_pages import PAGES, SITE, built, name
 
 pytestmark = built
-LOADS = {"script": "src", "img": "src", "iframe": "src", "frame": "src", "source": "src", "video": "src", "audio": "src", "embed": "src",
-         "object": "data", "use": "href", "image": "href"}  # fmt: skip
-LINK_LOADS = {"stylesheet", "icon", "preload", "prefetch", "modulepreload", "manifest", "preconnect", "dns-prefetch"}
+LOADS = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "frame": "src",
+    "source": "src",
+    "video": "src",
+    "audio": "src",
+    "embed": "src",
+    "object": "data",
+    "use": "href",
+    "image": "href",
+}
+LINK_LOADS = {
+    "stylesheet",
+    "icon",
+    "preload",
+    "prefetch",
+    "modulepreload",
+    "manifest",
+    "preconnect",
+    "dns-prefetch",
+}
 FAR = re.compile(r"^(?:https?:)?//")
 
 
@@ -20,7 +40,13 @@ class Page(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.loads, self.links, self.ids, self.pictures, self.style = [], [], set(), [], ""
+        self.loads, self.links, self.ids, self.pictures, self.style = (
+            [],
+            [],
+            set(),
+            [],
+            "",
+        )
         self._in_style = False
         self.feed(text)
 
@@ -54,7 +80,9 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=name)
 
 
 def test_the_site_is_whole():
-    assert {"index.html", "search.html", "book/references.html"} <= set(map(name, PAGES))
+    assert {"index.html", "search.html", "book/references.html"} <= set(
+        map(name, PAGES)
+    )
     assert not list(SITE.rglob("*.html.tmp"))
 
 
@@ -62,21 +90,36 @@ def test_the_site_is_whole():
 def test_loads_nothing_from_another_host(page):
     loads = PARSED[page].loads
     assert not [url for url in loads if FAR.match(url)]
-    assert not re.findall(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')]+)", PARSED[page].style)
-    missing = [url for url in loads if not url.startswith("data:") and not (page.parent / unquote(urlsplit(url).path)).resolve().exists()]
+    assert not re.findall(
+        r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')]+)", PARSED[page].style
+    )
+    missing = [
+        url
+        for url in loads
+        if not url.startswith("data:")
+        and not (page.parent / unquote(urlsplit(url).path)).resolve().exists()
+    ]
     assert not missing
 
 
 def test_style_sheets_load_nothing_from_another_host():
     sheets = list(SITE.rglob("*.css"))
     assert sheets
-    far = {s.name: re.findall(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')]+)", s.read_text()) for s in sheets}
+    far = {
+        s.name: re.findall(
+            r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')]+)", s.read_text()
+        )
+        for s in sheets
+    }
     assert not {k: v for k, v in far.items() if v}
 
 
 @each_page
 def test_no_page_needs_widget_scripts(page):
-    assert not re.search(r"require(\.min)?\.js|embed-amd|html-manager|vnd\.jupyter\.widget", page.read_text())
+    assert not re.search(
+        r"require(\.min)?\.js|embed-amd|html-manager|vnd\.jupyter\.widget",
+        page.read_text(),
+    )
 
 
 @each_page
@@ -87,28 +130,50 @@ def test_links_lead_somewhere(page):
         if url.scheme or url.netloc:
             continue
         target = (page.parent / unquote(url.path)).resolve() if url.path else page
-        if not target.exists() or (target in PARSED and url.fragment and unquote(url.fragment) not in PARSED[target].ids):
+        if not target.exists() or (
+            target in PARSED
+            and url.fragment
+            and unquote(url.fragment) not in PARSED[target].ids
+        ):
             dead.append(link)
     assert not dead
 
 
 @each_page
 def test_pictures_say_what_they_show(page):
-    assert not [alt for alt in PARSED[page].pictures if len(alt) < 4 or re.search(r"\.(png|svg|jpe?g|webp|gif)$", alt)]
+    assert not [
+        alt
+        for alt in PARSED[page].pictures
+        if len(alt) < 4 or re.search(r"\.(png|svg|jpe?g|webp|gif)$", alt)
+    ]
 
 
 def test_equation_numbers_are_unique():
-    tags = [tag for page in PAGES for tag in re.findall(r"\\tag\{([^}]*)\}", page.read_text())]
+    tags = [
+        tag
+        for page in PAGES
+        for tag in re.findall(r"\\tag\{([^}]*)\}", page.read_text())
+    ]
     assert tags and sorted(tags) == sorted(set(tags))
 
 
 def test_equation_references_are_links():
-    linked = [link for page in PAGES for link in PARSED[page].links if re.search(r"#eq-\w+$", link)]
+    linked = [
+        link
+        for page in PAGES
+        for link in PARSED[page].links
+        if re.search(r"#eq-\w+$", link)
+    ]
     assert linked, "no Eq. (...) became a link: does book/_ext/paper_eqs.py run?"
 
 
 def test_buttons_follow_the_address():
-    far = [link for page in PAGES for link in PARSED[page].links if "colab.research" in link or "/issues" in link]
+    far = [
+        link
+        for page in PAGES
+        for link in PARSED[page].links
+        if "colab.research" in link or "/issues" in link
+    ]
     assert bool(far) == bool(address())
 
 

@@ -16,26 +16,56 @@ except ImportError:  # Windows
 
 import pytest
 import torch
+from laboratory import SHORT, Scale, generator, small_unet
 from scipy import stats
 from torch import nn
 from torch.testing import assert_close
 
 import ddpm_core
-from ddpm_core import load_checkpoint, q_sample, sample, to_model_range, train, training, training_steps
+from ddpm_core import (
+    load_checkpoint,
+    q_sample,
+    sample,
+    to_model_range,
+    train,
+    training,
+    training_steps,
+)
 from ddpm_core.training import learning_rate, read_log, shuffled, start
-from laboratory import SHORT, Scale, generator, small_unet
 
 CPU = torch.device("cpu")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(ddpm_core.__file__).parents[1]), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(Path(ddpm_core.__file__).parents[1]),
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}
 
 
 def pictures(n: int = 12, side: int = 8, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 256, (n, 1, side, side), generator=generator(seed), dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (n, 1, side, side), generator=generator(seed), dtype=torch.uint8
+    )
 
 
 def run(model, images, labels=None, **kwargs):
     """train() on the CPU in float32, without a bar or a warm-up."""
-    return train(model, SHORT, images, labels, **{**dict(device="cpu", precision="float32", progress=False, warmup=0, batch_size=4), **kwargs})
+    return train(
+        model,
+        SHORT,
+        images,
+        labels,
+        **{
+            **dict(
+                device="cpu",
+                precision="float32",
+                progress=False,
+                warmup=0,
+                batch_size=4,
+            ),
+            **kwargs,
+        },
+    )
 
 
 @pytest.fixture
@@ -55,7 +85,17 @@ def test_the_loss_falls_and_samples_show_the_data(tmp_path):
     """All images are one image, a bright square on dark ground; its samples must be bright where it is bright."""
     image = torch.full((1, 1, 8, 8), 30, dtype=torch.uint8)
     image[..., 2:6, 2:6] = 220
-    model = run(small_unet(), image.expand(16, -1, -1, -1), steps=80, batch_size=8, lr=3e-3, ema=0.9, flip=False, out=tmp_path / "run", log_every=20)
+    model = run(
+        small_unet(),
+        image.expand(16, -1, -1, -1),
+        steps=80,
+        batch_size=8,
+        lr=3e-3,
+        ema=0.9,
+        flip=False,
+        out=tmp_path / "run",
+        log_every=20,
+    )
     losses = [line["loss"] for line in read_log(tmp_path / "run" / "log.jsonl")]
     assert len(losses) == 4 and losses[-1] < 0.5 * losses[0]
     x = sample(model, SHORT, (4, 1, 8, 8), generator=generator())
@@ -67,7 +107,11 @@ def test_one_step_is_algorithm_1_with_adam(batches):
     """The first step of Adam moves a parameter by lr against its gradient's sign; the gradient from autograd on Eq. (14)."""
     model = Scale(0.5)
     state = start(model, CPU, "float32", 0.1)
-    state = next(training_steps(state, SHORT, shuffled(pictures(), None, 4, 0), steps=10, lr=0.1, warmup=0))
+    state = next(
+        training_steps(
+            state, SHORT, shuffled(pictures(), None, 4, 0), steps=10, lr=0.1, warmup=0
+        )
+    )
     x0, t, eps = batches[0]
     a = torch.tensor(0.5, requires_grad=True)
     loss = (a * q_sample(SHORT, x0, t, eps) - eps).square().mean()
@@ -83,7 +127,12 @@ def test_gradients_are_clipped_at_norm_one_and_adam_is_the_papers():
     next(training_steps(state, SHORT, shuffled(pictures(4, 3), None, 4, 0), steps=1))
     assert_close(model.weight.grad.norm().item(), 1.0, rtol=1e-4, atol=0)
     group = state.optimizer.param_groups[0]
-    assert type(state.optimizer) is torch.optim.Adam and group["eps"] == 1e-8 and group["betas"] == (0.9, 0.999) and group["weight_decay"] == 0
+    assert (
+        type(state.optimizer) is torch.optim.Adam
+        and group["eps"] == 1e-8
+        and group["betas"] == (0.9, 0.999)
+        and group["weight_decay"] == 0
+    )
 
 
 def test_times_are_uniform_on_1_to_T_and_the_noise_is_normal(batches):
@@ -98,14 +147,20 @@ def test_times_are_uniform_on_1_to_T_and_the_noise_is_normal(batches):
 
 def test_every_image_of_an_epoch_is_seen_exactly_once_in_a_new_order(batches):
     n, side = 50, 2
-    images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 1, side, side)
+    images = (
+        torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 1, side, side)
+    )
     for batch_size in (8, 50, 120):
         batches.clear()
         run(Scale(), images, steps=math.ceil(4 * n / batch_size), batch_size=batch_size)
-        seen = torch.cat([((x0[:, 0, 0, 0] + 1) * 127.5).round().long() for x0, *_ in batches])
+        seen = torch.cat(
+            [((x0[:, 0, 0, 0] + 1) * 127.5).round().long() for x0, *_ in batches]
+        )
         epochs = seen[: 4 * n].view(4, n)
         assert (epochs.sort(1).values == torch.arange(n)).all()
-        assert len({tuple(e.tolist()) for e in epochs}) == 4 and tuple(range(n)) not in {tuple(e.tolist()) for e in epochs}
+        assert len({tuple(e.tolist()) for e in epochs}) == 4 and tuple(
+            range(n)
+        ) not in {tuple(e.tolist()) for e in epochs}
 
 
 def test_labels_stay_with_their_images():
@@ -116,9 +171,15 @@ def test_labels_stay_with_their_images():
 
 def test_starting_in_the_middle_of_the_stream_is_the_same_stream():
     images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1)
-    all_of_it = [x.flatten().tolist() for _, (x, _) in zip(range(20), shuffled(images, None, 4, 7))]
+    all_of_it = [
+        x.flatten().tolist()
+        for _, (x, _) in zip(range(20), shuffled(images, None, 4, 7))
+    ]
     for k in (1, 2, 3, 11):
-        assert next(shuffled(images, None, 4, 7, start=k))[0].flatten().tolist() == all_of_it[k]
+        assert (
+            next(shuffled(images, None, 4, 7, start=k))[0].flatten().tolist()
+            == all_of_it[k]
+        )
 
 
 @pytest.mark.parametrize("flip", [True, False])
@@ -130,7 +191,11 @@ def test_half_of_the_images_are_mirrored_left_to_right(batches, flip):
     mirrored = (x0[:, 0] == torch.tensor([[20, 10], [40, 30]])).all((1, 2))
     plain = (x0[:, 0] == torch.tensor([[10, 20], [30, 40]])).all((1, 2))
     assert (mirrored ^ plain).all()  # neither upside down nor anything else
-    assert abs(mirrored.sum() - n / 2) <= 4 * (n / 4) ** 0.5 if flip else not mirrored.any()
+    assert (
+        abs(mirrored.sum() - n / 2) <= 4 * (n / 4) ** 0.5
+        if flip
+        else not mirrored.any()
+    )
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.1, 1.0])
@@ -139,7 +204,15 @@ def test_labels_are_dropped_with_their_probability(drop):
     model = Scale(classes=3)
     model.register_forward_pre_hook(lambda m, a: seen.append(a[2]))
     labels = torch.arange(n) % 3
-    run(model, torch.zeros(n, 1, 1, 1, dtype=torch.uint8), labels, steps=1, batch_size=n, drop_label=drop, seed=1)
+    run(
+        model,
+        torch.zeros(n, 1, 1, 1, dtype=torch.uint8),
+        labels,
+        steps=1,
+        batch_size=n,
+        drop_label=drop,
+        seed=1,
+    )
     (y,) = seen
     dropped = y == 3
     assert abs(dropped.sum() - drop * n) <= 4 * (drop * (1 - drop) * n) ** 0.5
@@ -151,7 +224,11 @@ def test_ema_is_the_recursion_over_parameters():
     model = Scale(0.5)
     state = start(model, CPU, "float32", 0.1)
     average = 0.5
-    for n, state in enumerate(training_steps(state, SHORT, shuffled(pictures(), None, 4, 0), steps=40, lr=0.1, ema=0.8)):
+    for n, state in enumerate(
+        training_steps(
+            state, SHORT, shuffled(pictures(), None, 4, 0), steps=40, lr=0.1, ema=0.8
+        )
+    ):
         decay = min(0.8, (1 + n) / (10 + n))
         average = decay * average + (1 - decay) * state.model.a.item()
         assert_close(state.ema.a.item(), average, rtol=1e-5, atol=1e-6)
@@ -173,8 +250,14 @@ class WithBuffers(Scale):
 def test_buffers_are_copied_not_averaged():
     model = WithBuffers()
     ema = run(model, pictures(), steps=5, ema=0.9)
-    assert torch.equal(ema.table, torch.tensor([0.1, 0.2])) and ema.norm.num_batches_tracked == 5
-    assert torch.equal(ema.norm.running_mean, model.norm.running_mean) and model.norm.running_mean.abs() > 0
+    assert (
+        torch.equal(ema.table, torch.tensor([0.1, 0.2]))
+        and ema.norm.num_batches_tracked == 5
+    )
+    assert (
+        torch.equal(ema.norm.running_mean, model.norm.running_mean)
+        and model.norm.running_mean.abs() > 0
+    )
 
 
 def test_ema_zero_is_the_model_and_it_comes_back_in_eval_mode():
@@ -195,23 +278,47 @@ def test_learning_rate(warmup, decay):
     rates = [learning_rate(n, 0.1, 100, warmup, decay) for n in range(100)]
     assert all(0 < r <= 0.1 for r in rates) and max(rates) == 0.1
     for n, r in enumerate(rates):
-        assert_close(r, 0.1 * (min(1, (n + 1) / warmup) if warmup else 1) * (min(1, (100 - n) / decay) if decay else 1))
+        assert_close(
+            r,
+            0.1
+            * (min(1, (n + 1) / warmup) if warmup else 1)
+            * (min(1, (100 - n) / decay) if decay else 1),
+        )
     assert rates[40] == 0.1
     if warmup:
         assert_close(rates[0], 0.01) and rates[9] == 0.1
     if decay:
-        assert rates[80] == 0.1 and rates[81] < 0.1 and math.isclose(rates[99], 0.1 / 20)
+        assert (
+            rates[80] == 0.1 and rates[81] < 0.1 and math.isclose(rates[99], 0.1 / 20)
+        )
 
 
 def test_the_learning_rate_is_used(tmp_path):
-    run(Scale(), pictures(), steps=10, warmup=4, decay=4, lr=0.01, out=tmp_path / "r", log_every=1)
-    assert_close([line["lr"] for line in read_log(tmp_path / "r" / "log.jsonl")], [learning_rate(n, 0.01, 10, 4, 4) for n in range(10)])
+    run(
+        Scale(),
+        pictures(),
+        steps=10,
+        warmup=4,
+        decay=4,
+        lr=0.01,
+        out=tmp_path / "r",
+        log_every=1,
+    )
+    assert_close(
+        [line["lr"] for line in read_log(tmp_path / "r" / "log.jsonl")],
+        [learning_rate(n, 0.01, 10, 4, 4) for n in range(10)],
+    )
 
 
 def equal_checkpoints(a: Path, b: Path) -> None:
-    a, b = (load_checkpoint(path, model=small_unet(dropout=0.3, classes=3), training=True) for path in (a, b))
+    a, b = (
+        load_checkpoint(path, model=small_unet(dropout=0.3, classes=3), training=True)
+        for path in (a, b)
+    )
     assert a.step == b.step and a.training.keys() == b.training.keys()
-    assert any(k.startswith("adam.exp_avg_sq.") for k in a.training) and any(k.startswith("model.") for k in a.training)
+    assert any(k.startswith("adam.exp_avg_sq.") for k in a.training) and any(
+        k.startswith("model.") for k in a.training
+    )
     for name in a.training:
         assert torch.equal(a.training[name], b.training[name]), name
     for (name, p), q in zip(a.model.named_parameters(), b.model.parameters()):
@@ -219,7 +326,10 @@ def equal_checkpoints(a: Path, b: Path) -> None:
 
 
 def losses(folder: Path) -> list[tuple]:
-    return [(line["step"], line["loss"], line["lr"]) for line in read_log(folder / "log.jsonl")]
+    return [
+        (line["step"], line["loss"], line["lr"])
+        for line in read_log(folder / "log.jsonl")
+    ]
 
 
 @pytest.mark.parametrize("stop", [6, 7])
@@ -227,27 +337,56 @@ def test_resuming_is_exact(tmp_path, stop):
     """12 steps = 6 (or 7, in the middle of a line of the log) + resume + the rest, to the bit, with dropout, flips and labels."""
     images, labels = pictures(10), torch.arange(10) % 3
     args = dict(seed=5, lr=1e-2, ema=0.9, warmup=3, log_every=3, save_every=100)
-    whole = run(small_unet(dropout=0.3, classes=3), images, labels, steps=12, out=tmp_path / "whole", **args)
-    run(small_unet(dropout=0.3, classes=3), images, labels, steps=stop, out=tmp_path / "parts", **args)
+    whole = run(
+        small_unet(dropout=0.3, classes=3),
+        images,
+        labels,
+        steps=12,
+        out=tmp_path / "whole",
+        **args,
+    )
+    run(
+        small_unet(dropout=0.3, classes=3),
+        images,
+        labels,
+        steps=stop,
+        out=tmp_path / "parts",
+        **args,
+    )
     torch.manual_seed(99)  # nor does it matter what else the process draws
     other = small_unet(dropout=0.3, classes=3)
     nn.init.normal_(other.conv_in.weight)
-    resumed = run(other, images, labels, steps=12, out=tmp_path / "parts", resume=True, **args)
+    resumed = run(
+        other, images, labels, steps=12, out=tmp_path / "parts", resume=True, **args
+    )
     equal_checkpoints(tmp_path / "whole", tmp_path / "parts")
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters()))
-    assert losses(tmp_path / "whole") == losses(tmp_path / "parts") and len(losses(tmp_path / "whole")) == 4
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters())
+    )
+    assert (
+        losses(tmp_path / "whole") == losses(tmp_path / "parts")
+        and len(losses(tmp_path / "whole")) == 4
+    )
 
 
 def test_two_runs_of_one_seed_are_one_run_and_another_seed_is_another(tmp_path):
-    a, b, c = (run(small_unet(dropout=0.3), pictures(), steps=3, lr=1e-2, seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(a.conv_in.weight, b.conv_in.weight) and not torch.equal(a.conv_in.weight, c.conv_in.weight)
+    a, b, c = (
+        run(small_unet(dropout=0.3), pictures(), steps=3, lr=1e-2, seed=seed)
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(a.conv_in.weight, b.conv_in.weight) and not torch.equal(
+        a.conv_in.weight, c.conv_in.weight
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_step_saves_and_goes_on_exactly(tmp_path, number):
     images, args = pictures(10), dict(steps=8, lr=1e-2, decay=4, log_every=2, ema=0.9)
     run(small_unet(), images, out=tmp_path / "whole", **args)
-    model, handlers = small_unet(), [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    model, handlers = (
+        small_unet(),
+        [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
+    )
     calls = []
 
     def press(module, arguments):
@@ -256,7 +395,9 @@ def test_an_interrupt_ends_the_step_saves_and_goes_on_exactly(tmp_path, number):
             os.kill(os.getpid(), number)
 
     hook = model.register_forward_pre_hook(press)
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 5; go on with resume=True"):
+    with pytest.raises(
+        KeyboardInterrupt, match="stopped after step 5; go on with resume=True"
+    ):
         run(model, images, out=tmp_path / "parts", **args)
     hook.remove()
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -272,10 +413,26 @@ def test_the_callers_random_state_is_left_alone(tmp_path, untouched):
 
 
 def test_only_the_newest_checkpoint_is_kept_with_settings_and_info(tmp_path):
-    run(small_unet(), pictures(), steps=5, save_every=2, log_every=5, out=tmp_path / "r", info={"data": "noise"}, seed=3)
-    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["log.jsonl", "step-00000005"]
+    run(
+        small_unet(),
+        pictures(),
+        steps=5,
+        save_every=2,
+        log_every=5,
+        out=tmp_path / "r",
+        info={"data": "noise"},
+        seed=3,
+    )
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [
+        "log.jsonl",
+        "step-00000005",
+    ]
     checkpoint = load_checkpoint(tmp_path / "r")
-    assert checkpoint.info["data"] == "noise" and checkpoint.info["training"]["seed"] == 3 and checkpoint.info["training"]["steps"] == 5
+    assert (
+        checkpoint.info["data"] == "noise"
+        and checkpoint.info["training"]["seed"] == 3
+        and checkpoint.info["training"]["steps"] == 5
+    )
 
 
 def test_a_finished_run_is_not_trained_further_by_resuming(tmp_path):
@@ -289,18 +446,41 @@ def test_a_log_cut_short_by_a_crash_is_mended(tmp_path):
     run(small_unet(), pictures(), steps=4, out=tmp_path / "r", log_every=1)
     log = tmp_path / "r" / "log.jsonl"
     with log.open("a") as file:
-        file.write('{"step": 5, "loss": 0.5, "lr": 0.1, "seconds": 1.0}\n{"step": 6, "lo')
+        file.write(
+            '{"step": 5, "loss": 0.5, "lr": 0.1, "seconds": 1.0}\n{"step": 6, "lo'
+        )
     run(small_unet(), pictures(), steps=6, out=tmp_path / "r", resume=True, log_every=1)
-    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
 
 
-@pytest.mark.parametrize("save_every, steps", [(2, 20), (100, 3), (100, 20)], ids=["between lines of the log", "at the end", "at a line"])
-def test_a_diverged_run_is_reported_and_does_not_replace_a_good_checkpoint(tmp_path, save_every, steps):
+@pytest.mark.parametrize(
+    "save_every, steps",
+    [(2, 20), (100, 3), (100, 20)],
+    ids=["between lines of the log", "at the end", "at a line"],
+)
+def test_a_diverged_run_is_reported_and_does_not_replace_a_good_checkpoint(
+    tmp_path, save_every, steps
+):
     images, model = pictures(), Scale()
     run(model, images, steps=1, out=tmp_path / "r")
     model.register_forward_hook(lambda m, a, out: out * float("nan"))
     with pytest.raises(ValueError, match="the loss is nan.*Lower lr"):
-        run(model, images, steps=steps, out=tmp_path / "r", resume=True, save_every=save_every, log_every=10)
+        run(
+            model,
+            images,
+            steps=steps,
+            out=tmp_path / "r",
+            resume=True,
+            save_every=save_every,
+            log_every=10,
+        )
     kept = load_checkpoint(tmp_path / "r", model=Scale())
     assert kept.step == 1 and kept.model.a.isfinite()
 
@@ -322,17 +502,33 @@ def test_nothing_is_written_when_the_arguments_do_not_fit(tmp_path):
 def test_resuming_with_another_schedule_is_refused(tmp_path):
     run(small_unet(), pictures(), steps=1, out=tmp_path / "r")
     with pytest.raises(ValueError, match="schedule"):
-        train(small_unet(), ddpm_core.linear_schedule(7), pictures(), steps=2, device="cpu", out=tmp_path / "r", resume=True, progress=False)
+        train(
+            small_unet(),
+            ddpm_core.linear_schedule(7),
+            pictures(),
+            steps=2,
+            device="cpu",
+            out=tmp_path / "r",
+            resume=True,
+            progress=False,
+        )
 
 
 @pytest.mark.parametrize("pairs", [False, True])
 def test_a_loader_is_gone_through_again_and_again(pairs, batches):
     images, labels = pictures(6), torch.tensor([0, 1, 2, 0, 1, 2])
     data = torch.utils.data.TensorDataset(images, labels) if pairs else images
-    run(Scale(classes=3), torch.utils.data.DataLoader(data, batch_size=3), steps=5, flip=False)
+    run(
+        Scale(classes=3),
+        torch.utils.data.DataLoader(data, batch_size=3),
+        steps=5,
+        flip=False,
+    )
     assert len(batches) == 5
     for i, (x0, *_) in enumerate(batches):
-        assert_close(x0, to_model_range(images[3 * (i % 2) : 3 * (i % 2) + 3]), rtol=0, atol=0)
+        assert_close(
+            x0, to_model_range(images[3 * (i % 2) : 3 * (i % 2) + 3]), rtol=0, atol=0
+        )
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
@@ -342,13 +538,21 @@ def test_mixed_precision_keeps_float32_weights(tmp_path, precision):
     model.conv_in.register_forward_hook(lambda m, a, out: seen.add(out.dtype))
     ema = run(model, pictures(), steps=3, precision=precision, out=tmp_path / "r")
     assert seen == {getattr(torch, precision)}
-    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in [*model.parameters(), *ema.parameters()])
-    run(model, pictures(), steps=4, precision=precision, out=tmp_path / "r", resume=True)
+    assert all(
+        p.dtype == torch.float32 and p.isfinite().all()
+        for p in [*model.parameters(), *ema.parameters()]
+    )
+    run(
+        model, pictures(), steps=4, precision=precision, out=tmp_path / "r", resume=True
+    )
 
 
 def test_the_scaler_works_only_for_float16():
     assert start(Scale(), CPU, "float16", 1e-3).scaler.is_enabled()
-    assert not start(Scale(), CPU, "bfloat16", 1e-3).scaler.is_enabled() and not start(Scale(), CPU, "float32", 1e-3).scaler.is_enabled()
+    assert (
+        not start(Scale(), CPU, "bfloat16", 1e-3).scaler.is_enabled()
+        and not start(Scale(), CPU, "float32", 1e-3).scaler.is_enabled()
+    )
 
 
 KILLED = textwrap.dedent("""
@@ -383,9 +587,17 @@ KILLED = textwrap.dedent("""
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
 def test_kill_9_at_random_moments_leaves_the_newest_checkpoint_whole(tmp_path):
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "r")], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "r")],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("survived") and int(done.stdout.split()[1]) <= 1  # what a kill left half-written is cleared away later
+    assert (
+        done.stdout.startswith("survived") and int(done.stdout.split()[1]) <= 1
+    )  # what a kill left half-written is cleared away later
 
 
 def test_a_ctrl_c_between_two_decisions_of_a_step_is_saved_too(tmp_path, monkeypatch):
@@ -394,7 +606,9 @@ def test_a_ctrl_c_between_two_decisions_of_a_step_is_saved_too(tmp_path, monkeyp
     def write(self, step, loss, lr):
         right(self, step, loss, lr)
         if step == 3:
-            os.kill(os.getpid(), signal.SIGINT)  # after it was decided that step 3 is not saved
+            os.kill(
+                os.getpid(), signal.SIGINT
+            )  # after it was decided that step 3 is not saved
 
     monkeypatch.setattr(training.Log, "write", write)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 4"):
@@ -412,9 +626,15 @@ def test_mixed_precision_is_resumed_exactly(tmp_path, precision):
     args = dict(precision=precision, lr=1e-2, save_every=100)
     whole = run(small(), pictures(), steps=6, out=tmp_path / "whole", **args)
     run(small(), pictures(), steps=3, out=tmp_path / "parts", **args)
-    parts = run(small(), pictures(), steps=6, out=tmp_path / "parts", resume=True, **args)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters()))
-    scalers = [load_checkpoint(tmp_path / name).info["scaler"] for name in ("whole", "parts")]
+    parts = run(
+        small(), pictures(), steps=6, out=tmp_path / "parts", resume=True, **args
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters())
+    )
+    scalers = [
+        load_checkpoint(tmp_path / name).info["scaler"] for name in ("whole", "parts")
+    ]
     assert scalers[0] == scalers[1] and bool(scalers[0]) == (precision == "float16")
     assert precision == "bfloat16" or scalers[0]["_growth_tracker"] == 6
 
@@ -424,22 +644,42 @@ def test_a_step_that_overflows_in_float16_is_left_out_and_the_scale_halved():
     factors = iter([1.0, 1e35, 1.0])
     objective = lambda *arguments: next(factors) * ddpm_core.simple_loss(*arguments)
     state = start(small(), CPU, "float16", 1e-3)
-    steps = training_steps(state, SHORT, shuffled(pictures(), None, 4, 0), steps=3, warmup=0, precision="float16", objective=objective)
+    steps = training_steps(
+        state,
+        SHORT,
+        shuffled(pictures(), None, 4, 0),
+        steps=3,
+        warmup=0,
+        precision="float16",
+        objective=objective,
+    )
     weights = lambda: [p.detach().clone() for p in state.model.parameters()]
     taken = lambda: {int(s["step"]) for s in state.optimizer.state.values()}
     next(steps)
     before, scale = weights(), state.scaler.get_scale()
     assert taken() == {1}
     next(steps)
-    assert state.loss.isfinite() and not any(p.grad.isfinite().all() for p in state.model.parameters())
-    assert all(torch.equal(a, b) for a, b in zip(before, weights())) and taken() == {1} and state.scaler.get_scale() == scale / 2
+    assert state.loss.isfinite() and not any(
+        p.grad.isfinite().all() for p in state.model.parameters()
+    )
+    assert (
+        all(torch.equal(a, b) for a, b in zip(before, weights()))
+        and taken() == {1}
+        and state.scaler.get_scale() == scale / 2
+    )
     next(steps)
-    assert not all(torch.equal(a, b) for a, b in zip(before, weights())) and taken() == {2}
-    assert all(p.isfinite().all() for p in [*state.model.parameters(), *state.ema.parameters()])
+    assert not all(
+        torch.equal(a, b) for a, b in zip(before, weights())
+    ) and taken() == {2}
+    assert all(
+        p.isfinite().all() for p in [*state.model.parameters(), *state.ema.parameters()]
+    )
 
 
 def test_labels_from_a_loader_for_a_model_without_classes():
-    with pytest.raises(ValueError, match="labels were given for a model without classes"):
+    with pytest.raises(
+        ValueError, match="labels were given for a model without classes"
+    ):
         run(small(), [(pictures(4), torch.zeros(4, dtype=torch.int64))], steps=1)
 
 
@@ -454,24 +694,42 @@ def files_of_at_most(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.skipif(resource is None, reason="this system cannot limit the size of files")
-@pytest.mark.parametrize("limit, name", [(20_000, "step-00000004"), (10, "log.jsonl")], ids=["checkpoint", "log"])
+@pytest.mark.skipif(
+    resource is None, reason="this system cannot limit the size of files"
+)
+@pytest.mark.parametrize(
+    "limit, name",
+    [(20_000, "step-00000004"), (10, "log.jsonl")],
+    ids=["checkpoint", "log"],
+)
 def test_a_full_disk_loses_nothing(tmp_path, limit, name):
     args = dict(lr=1e-2, save_every=2, log_every=1)
     whole = run(small(), pictures(), steps=6, out=tmp_path / "whole", **args)
     run(small(), pictures(), steps=2, out=tmp_path / "r", **args)
     before = {p: p.read_bytes() for p in (tmp_path / "r").rglob("*") if p.is_file()}
-    with files_of_at_most(limit), pytest.raises(OSError, match=f"{name} could not be written .*untouched. Free some space"):
+    with (
+        files_of_at_most(limit),
+        pytest.raises(
+            OSError, match=f"{name} could not be written .*untouched. Free some space"
+        ),
+    ):
         run(small(), pictures(), steps=6, out=tmp_path / "r", resume=True, **args)
     for path, content in before.items():
         assert path.read_bytes().startswith(content)  # the log may have gained lines
     assert load_checkpoint(tmp_path / "r").step == 2
     resumed = run(small(), pictures(), steps=6, out=tmp_path / "r", resume=True, **args)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters())) and losses(tmp_path / "r") == losses(tmp_path / "whole")
-    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["log.jsonl", "step-00000006"]
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters())
+    ) and losses(tmp_path / "r") == losses(tmp_path / "whole")
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [
+        "log.jsonl",
+        "step-00000006",
+    ]
 
 
-def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_first_step(tmp_path, batches, monkeypatch):
+def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_first_step(
+    tmp_path, batches, monkeypatch
+):
     (tmp_path / "file").write_text("kept")
     for out in ("/proc/run", tmp_path / "file" / "run", tmp_path / "file"):
         with pytest.raises(OSError, match="cannot be written to .*wanted a folder"):
@@ -490,7 +748,10 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(folder)).Reload()
-    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    return {
+        tag: [(e.step, e.value) for e in found.Scalars(tag)]
+        for tag in found.Tags()["scalars"]
+    }
 
 
 def test_tensorboard_shows_what_the_log_says_also_after_resuming(tmp_path):
@@ -498,12 +759,26 @@ def test_tensorboard_shows_what_the_log_says_also_after_resuming(tmp_path):
     run(Scale(), pictures(), steps=5, out=tmp_path / "r", **args)
     Path(tmp_path / "r" / "step-00000005").rename(tmp_path / "later")
     run(Scale(), pictures(), steps=2, out=tmp_path / "early", **args)
-    (tmp_path / "early" / "step-00000002").rename(tmp_path / "r" / "step-00000002")  # as if killed after the log's fifth line
+    (tmp_path / "early" / "step-00000002").rename(
+        tmp_path / "r" / "step-00000002"
+    )  # as if killed after the log's fifth line
     run(Scale(), pictures(), steps=6, out=tmp_path / "r", resume=True, **args)
-    shown, lines = events(tmp_path / "r" / "tensorboard"), read_log(tmp_path / "r" / "log.jsonl")
-    assert [step for step, _ in shown["loss"]] == [1, 2, 3, 4, 5, 6] == [line["step"] for line in lines]
+    shown, lines = (
+        events(tmp_path / "r" / "tensorboard"),
+        read_log(tmp_path / "r" / "log.jsonl"),
+    )
+    assert (
+        [step for step, _ in shown["loss"]]
+        == [1, 2, 3, 4, 5, 6]
+        == [line["step"] for line in lines]
+    )
     for tag in ("loss", "lr"):
-        assert_close([value for _, value in shown[tag]], [line[tag] for line in lines], rtol=1e-5, atol=1e-6)
+        assert_close(
+            [value for _, value in shown[tag]],
+            [line[tag] for line in lines],
+            rtol=1e-5,
+            atol=1e-6,
+        )
     run(Scale(), pictures(), steps=2, tensorboard=tmp_path / "board", log_every=1)
     assert len(events(tmp_path / "board")["loss"]) == 2
 
@@ -511,10 +786,21 @@ def test_tensorboard_shows_what_the_log_says_also_after_resuming(tmp_path):
 def test_tensorboard_that_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="tensorboard=True needs out="):
         run(Scale(), pictures(), steps=1, tensorboard=True)
-    with pytest.raises(ValueError, match="labels were given for a model without classes"):
-        run(small(), [(pictures(4), torch.zeros(4, dtype=torch.int64))], steps=1, out=tmp_path / "r", tensorboard=True)
+    with pytest.raises(
+        ValueError, match="labels were given for a model without classes"
+    ):
+        run(
+            small(),
+            [(pictures(4), torch.zeros(4, dtype=torch.int64))],
+            steps=1,
+            out=tmp_path / "r",
+            tensorboard=True,
+        )
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(FileNotFoundError, match="tensorboard, which is not installed; run: pip install tensorboard"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="tensorboard, which is not installed; run: pip install tensorboard",
+    ):
         run(Scale(), pictures(), steps=1, tensorboard=True, out=tmp_path / "r")
     assert not (tmp_path / "r").exists()
     run(Scale(), pictures(), steps=1)  # and nobody else needs it
@@ -527,12 +813,33 @@ def test_ctrl_c_in_ddpm_train_leaves_a_resumable_checkpoint_and_status_130(tmp_p
 
     for i, image in enumerate(pictures(8)):
         Image.fromarray(image[0].numpy()).save(tmp_path / f"{i}.png")
-    command = ["train", "--data", f"folder:{tmp_path}", "--out", str(tmp_path / "run"), "--multipliers", "1", "--attention", "--T", "10",
-               "--batch-size", "4", "--device", "cpu"]  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-m", "ddpm_core", *command, "--steps", "1000000"], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    command = [
+        "train",
+        "--data",
+        f"folder:{tmp_path}",
+        "--out",
+        str(tmp_path / "run"),
+        "--multipliers",
+        "1",
+        "--attention",
+        "--T",
+        "10",
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddpm_core", *command, "--steps", "1000000"],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         shown = ""
-        while "/1000000" not in shown and process.poll() is None:  # the bar is there: the first step has begun
+        while (
+            "/1000000" not in shown and process.poll() is None
+        ):  # the bar is there: the first step has begun
             shown += process.stderr.read(1)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=100)

@@ -31,12 +31,28 @@ for wanted in (lambda: ddpm.load_images("fashion-mnist"), fashion_features):
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # a copy: setuptools leaves its build folder beside the source
+    source = (
+        folder / "source"
+    )  # a copy: setuptools leaves its build folder beside the source
     source.mkdir()
     for name in ("ddpm_core", "pyproject.toml", "README.md", "LICENSE"):
         subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
-    built = subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(folder), str(source)],
-                           capture_output=True, text=True)  # fmt: skip
+    built = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "--quiet",
+            "-w",
+            str(folder),
+            str(source),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert built.returncode == 0, built.stderr[-2000:]
     (wheel,) = folder.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(folder / "site")
@@ -44,13 +60,28 @@ def unpacked(tmp_path_factory) -> Path:
 
 
 def test_the_wheel_has_every_module_its_types_and_the_licence(unpacked: Path) -> None:
-    assert {file.name for file in (unpacked / "ddpm_core").iterdir()} >= {file.name for file in (ROOT / "ddpm_core").iterdir() if file.suffix in (".py", ".typed")}
+    assert {file.name for file in (unpacked / "ddpm_core").iterdir()} >= {
+        file.name
+        for file in (ROOT / "ddpm_core").iterdir()
+        if file.suffix in (".py", ".typed")
+    }
     assert list(unpacked.glob("*.dist-info/licenses/LICENSE"))
 
 
-def test_it_works_without_the_repository_and_says_where_data_is_expected(unpacked: Path, tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "DDPM_DATA"}
-    done = subprocess.run([sys.executable, "-c", USE, str(unpacked)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+def test_it_works_without_the_repository_and_says_where_data_is_expected(
+    unpacked: Path, tmp_path: Path
+) -> None:
+    environment = {
+        name: value for name, value in os.environ.items() if name != "DDPM_DATA"
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", USE, str(unpacked)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     shape, images, classifier = done.stdout.splitlines()
     assert shape == "(2, 1, 8, 8)"

@@ -13,9 +13,15 @@ SIGNATURE = re.compile(r'<dt class="sig.*?</dt>', re.DOTALL)
 def mend(app, pagename, templatename, context, doctree) -> None:
     body = context.get("body")
     if body:
-        body = SIGNATURE.sub(lambda found: re.sub(r"<(/?)d[ld]>", r"<\1div>", found[0]), body)
-        body = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">').replace(' role="doc-biblioentry"', "")
-        context["body"] = body.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+        body = SIGNATURE.sub(
+            lambda found: re.sub(r"<(/?)d[ld]>", r"<\1div>", found[0]), body
+        )
+        body = body.replace(
+            '<div role="list" class="citation-list">', '<div class="citation-list">'
+        ).replace(' role="doc-biblioentry"', "")
+        context["body"] = body.replace(
+            '<summary aria-label="Toggle hidden content">', "<summary>"
+        )
 
 
 def setup(app):

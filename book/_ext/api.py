@@ -22,7 +22,9 @@ import ddpm_core
 
 BOOK = Path(__file__).resolve().parents[1]
 PAGE = "book/reference"
-LAID_OUT = re.compile(r"\S {2,}\S|^\s*->|^ {2,}\S")  # columns, a result, an indented line: not a sentence's end, after which one blank stands
+LAID_OUT = re.compile(
+    r"\S {2,}\S|^\s*->|^ {2,}\S"
+)  # columns, a result, an indented line: not a sentence's end, after which one blank stands
 
 
 @lru_cache
@@ -34,7 +36,11 @@ def names() -> dict[str, str]:
             continue
         loaded = importlib.import_module(f"ddpm_core.{module.name}")
         for name, member in vars(loaded).items():
-            if not name.startswith("_") and (inspect.isfunction(member) or inspect.isclass(member)) and member.__module__ == loaded.__name__:
+            if (
+                not name.startswith("_")
+                and (inspect.isfunction(member) or inspect.isclass(member))
+                and member.__module__ == loaded.__name__
+            ):
                 found.setdefault(name, []).append(f"{loaded.__name__}.{name}")
     return {name: full[0] for name, full in found.items() if len(full) == 1}
 
@@ -45,15 +51,25 @@ def uses() -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(BOOK.glob("[0-9]*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-        title = next(line.lstrip("# ") for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines() if line.startswith("# "))
+        code = "\n".join(
+            cell.source for cell in notebook.cells if cell.cell_type == "code"
+        )
+        title = next(
+            line.lstrip("# ")
+            for cell in notebook.cells
+            if cell.cell_type == "markdown"
+            for line in cell.source.splitlines()
+            if line.startswith("# ")
+        )
         for name in sorted(set(re.findall(r"\b[A-Za-z_]\w*\b", code)) & set(names())):
             if re.search(rf"\bddpm\.{name}\b|import [^\n]*\b{name}\b", code):
                 found.setdefault(name, []).append((path.stem, title))
     return found
 
 
-def write_docstring(app, what: str, full: str, member, options, lines: list[str]) -> None:
+def write_docstring(
+    app, what: str, full: str, member, options, lines: list[str]
+) -> None:
     """Plain text -> reStructuredText, in place."""
     blocks: list[list[str]] = [[]]
     for line in lines:
@@ -63,20 +79,35 @@ def write_docstring(app, what: str, full: str, member, options, lines: list[str]
             blocks.append([])
     text: list[str] = []
     for block in filter(None, blocks):
-        first = next((i for i, line in enumerate(block) if LAID_OUT.search(line)), len(block))
+        first = next(
+            (i for i, line in enumerate(block) if LAID_OUT.search(line)), len(block)
+        )
         text += [prose(line) for line in block[:first]] + [""]
         if block[first:]:
-            text += [".. code-block:: none", "   :class: laid-out", "", *("   " + line for line in block[first:]), ""]
+            text += [
+                ".. code-block:: none",
+                "   :class: laid-out",
+                "",
+                *("   " + line for line in block[first:]),
+                "",
+            ]
     name = full.rsplit(".", 1)[-1]
     if what in ("function", "class") and names().get(name) == full and name in uses():
-        text += ["In the chapters: " + ", ".join(f"`{title} <{stem}.html>`__" for stem, title in uses()[name]), ""]
+        text += [
+            "In the chapters: "
+            + ", ".join(f"`{title} <{stem}.html>`__" for stem, title in uses()[name]),
+            "",
+        ]
     lines[:] = text
 
 
 def prose(line: str) -> str:
     """A line of plain text, so that reStructuredText leaves it as it is; `names` are set as code."""
     parts = re.split(r"(`[^`]+`)", line)
-    return "".join(f"``{part[1:-1]}``" if i % 2 else re.sub(r"([\\*|_])", r"\\\1", part) for i, part in enumerate(parts))
+    return "".join(
+        f"``{part[1:-1]}``" if i % 2 else re.sub(r"([\\*|_])", r"\\\1", part)
+        for i, part in enumerate(parts)
+    )
 
 
 class LinkNames(SphinxPostTransform):
@@ -89,11 +120,20 @@ class LinkNames(SphinxPostTransform):
         if page == PAGE or not page.startswith("book/"):
             return
         for literal in list(self.document.findall(nodes.literal)):
-            name = re.sub(r"^(ddpm|ddpm_core(\.\w+)?)\.(?=\w)|\(\)$", "", literal.astext())
+            name = re.sub(
+                r"^(ddpm|ddpm_core(\.\w+)?)\.(?=\w)|\(\)$", "", literal.astext()
+            )
             full = names().get(name)
             parent = literal.parent
-            if full and not isinstance(parent, (nodes.reference, nodes.title, addnodes.pending_xref)):
-                link = nodes.reference("", "", internal=True, refuri=f"{self.app.builder.get_relative_uri(page, PAGE)}#{full}")
+            if full and not isinstance(
+                parent, (nodes.reference, nodes.title, addnodes.pending_xref)
+            ):
+                link = nodes.reference(
+                    "",
+                    "",
+                    internal=True,
+                    refuri=f"{self.app.builder.get_relative_uri(page, PAGE)}#{full}",
+                )
                 parent.replace(literal, link)
                 link += literal
 
@@ -101,8 +141,12 @@ class LinkNames(SphinxPostTransform):
 def setup(app):
     app.setup_extension("sphinx.ext.autodoc")
     app.config.autodoc_member_order = "bysource"
-    app.config.autodoc_inherit_docstrings = False  # or Module.forward's text stands below each network
-    app.config.autodoc_typehints = "none"  # the docstrings say shapes, which types cannot
+    app.config.autodoc_inherit_docstrings = (
+        False  # or Module.forward's text stands below each network
+    )
+    app.config.autodoc_typehints = (
+        "none"  # the docstrings say shapes, which types cannot
+    )
     app.config.python_maximum_signature_line_length = 60
     app.config.add_module_names = False
     app.connect("autodoc-process-docstring", write_docstring)

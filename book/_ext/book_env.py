@@ -14,25 +14,37 @@ from pathlib import Path
 from sphinx.errors import ExtensionError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "_tools"))
-from notebooks import address  # noqa: E402
+from notebooks import address
 
 # MathJax shows nothing before all formulas of a page are set. The first dozen are set before the others, so that one can begin to read.
 FIRST_FORMULAS = """if (window.MathJax) MathJax.startup = {...MathJax.startup, pageReady() {
   const first = [...document.querySelectorAll("article .math")].slice(0, 12);
   return MathJax.typesetPromise(first).then(() => new Promise(requestAnimationFrame)).then(() => MathJax.startup.defaultPageReady());
 }};"""
-SCRIPTED_ICONS = re.compile(r'<(?:script|link)[^>]*scripts/fontawesome\.js[^>]*>(?:</script>)?')
+SCRIPTED_ICONS = re.compile(
+    r"<(?:script|link)[^>]*scripts/fontawesome\.js[^>]*>(?:</script>)?"
+)
 
 
 def set_address(app, config) -> None:
     options, url = config.html_theme_options, address()
-    for name in ("repository_url", "launch_buttons"):  # jupyter-book's own defaults point nowhere
+    for name in (
+        "repository_url",
+        "launch_buttons",
+    ):  # jupyter-book's own defaults point nowhere
         options.pop(name, None)
     if url:
         options.update(
-            repository_url=url, repository_branch="main", path_to_docs="", use_repository_button=True, use_issues_button=True,
-            launch_buttons={"colab_url": "https://colab.research.google.com", "notebook_interface": "jupyterlab"},
-        )  # fmt: skip
+            repository_url=url,
+            repository_branch="main",
+            path_to_docs="",
+            use_repository_button=True,
+            use_issues_button=True,
+            launch_buttons={
+                "colab_url": "https://colab.research.google.com",
+                "notebook_interface": "jupyterlab",
+            },
+        )
 
 
 def pages_address(repository: str) -> str:
@@ -49,7 +61,9 @@ def be_shared_and_found(app) -> None:
         app.setup_extension("sphinx_sitemap")
         app.config.html_baseurl = app.config.ogp_site_url = site
         app.config.ogp_site_name = "Denoising diffusion, equation by equation"
-        app.config.ogp_use_first_image = False  # the figures are part of the pages, not files
+        app.config.ogp_use_first_image = (
+            False  # the figures are part of the pages, not files
+        )
         app.config.ogp_social_cards = {"line_color": "#0072b2"}
         app.config.sitemap_url_scheme = "{link}"
 
@@ -68,7 +82,9 @@ def copy_mathjax(app) -> None:
         return
     package = importlib.util.find_spec("sphinx-mathjax-offline")
     if package is None:
-        raise ExtensionError("sphinx-mathjax-offline is not installed: make book installs it")
+        raise ExtensionError(
+            "sphinx-mathjax-offline is not installed: make book installs it"
+        )
     source = Path(package.origin).parent / "static" / "mathjax"
     target = Path(app.outdir) / "_static" / "mathjax"
     fonts = Path("output/chtml/fonts/woff-v2")
@@ -95,8 +111,12 @@ def without_scripted_icons(app, error) -> None:
 def setup(app):
     app.config.mathjax_path = "mathjax/tex-chtml.js"
     be_shared_and_found(app)
-    app.add_js_file(None, body=FIRST_FORMULAS, priority=900)  # after Sphinx's own words to MathJax
-    app.connect("config-inited", set_address, priority=10)  # before the theme reads its options
+    app.add_js_file(
+        None, body=FIRST_FORMULAS, priority=900
+    )  # after Sphinx's own words to MathJax
+    app.connect(
+        "config-inited", set_address, priority=10
+    )  # before the theme reads its options
     app.connect("config-inited", without_thebe)
     app.connect("builder-inited", copy_mathjax)
     app.connect("build-finished", without_scripted_icons)

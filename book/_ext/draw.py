@@ -22,13 +22,21 @@ def write_scripts(app, error) -> None:
     if app.builder.format != "html" or error:
         return
     target, runtime = Path(app.outdir) / "_static" / "draw", SOURCE / "onnxruntime-web"
-    about = {name: value for name, value in json.loads((SOURCE / "eps.json").read_text()).items() if name in ("beta", "image_size", "channels")}
+    about = {
+        name: value
+        for name, value in json.loads((SOURCE / "eps.json").read_text()).items()
+        if name in ("beta", "image_size", "channels")
+    }
     target.mkdir(parents=True, exist_ok=True)
     for name in ("ort.wasm-core.min.js", "LICENSE"):
         shutil.copy(runtime / name, target)
-    (target / "runtime.js").write_text(f'Draw.files.runtime = "{packed((runtime / "ort-wasm-simd.wasm.gz").read_bytes())}";\n')
+    (target / "runtime.js").write_text(
+        f'Draw.files.runtime = "{packed((runtime / "ort-wasm-simd.wasm.gz").read_bytes())}";\n'
+    )
     network = packed(gzip.compress((SOURCE / "eps.onnx").read_bytes(), 9, mtime=0))
-    (target / "network.js").write_text(f'Draw.files.about = {json.dumps(about)};\nDraw.files.network = "{network}";\n')
+    (target / "network.js").write_text(
+        f'Draw.files.about = {json.dumps(about)};\nDraw.files.network = "{network}";\n'
+    )
 
 
 def load_on_its_page(app, pagename: str, templatename: str, context, doctree) -> None:

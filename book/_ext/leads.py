@@ -5,10 +5,9 @@ import tomllib
 from functools import lru_cache
 from pathlib import Path
 
-from docutils import nodes
-
 import api
 import paper_eqs
+from docutils import nodes
 
 QUESTIONS = Path(__file__).resolve().parents[1] / "_tools" / "questions.toml"
 
@@ -28,14 +27,44 @@ def put(app, doctree, page: str) -> None:
     stem = page.removeprefix("book/")
     if not page.startswith("book/") or not stem[:2].isdigit():
         return
-    to = (lambda target: app.builder.get_relative_uri(page, target))
-    used = [name for name, chapters in api.uses().items() if stem in (chapter for chapter, _ in chapters)]
-    functions = [(nodes.literal("", name), f"{to(api.PAGE)}#{api.names()[name]}") for name in sorted(used, key=str.lower)]
-    numbers = sorted((number for number, pages in paper_eqs.places(app.env).items() if page in pages and number.isdigit()), key=int)
-    equations = [(nodes.Text(f"({number})"), f"{to('book/equations')}#equation-{number}") for number in numbers]
+    to = lambda target: app.builder.get_relative_uri(page, target)
+    used = [
+        name
+        for name, chapters in api.uses().items()
+        if stem in (chapter for chapter, _ in chapters)
+    ]
+    functions = [
+        (nodes.literal("", name), f"{to(api.PAGE)}#{api.names()[name]}")
+        for name in sorted(used, key=str.lower)
+    ]
+    numbers = sorted(
+        (
+            number
+            for number, pages in paper_eqs.places(app.env).items()
+            if page in pages and number.isdigit()
+        ),
+        key=int,
+    )
+    equations = [
+        (nodes.Text(f"({number})"), f"{to('book/equations')}#equation-{number}")
+        for number in numbers
+    ]
     many = answered().get(stem, 0)
-    questions = [(nodes.Text(f"{many} of the readers\u2019 questions" if many > 1 else "one of the readers\u2019 questions"), to("book/questions"))]
-    lines = [("In the package: ", functions), ("In the index of equations: ", equations), ("Answers ", questions if many else [])]
+    questions = [
+        (
+            nodes.Text(
+                f"{many} of the readers\u2019 questions"
+                if many > 1
+                else "one of the readers\u2019 questions"
+            ),
+            to("book/questions"),
+        )
+    ]
+    lines = [
+        ("In the package: ", functions),
+        ("In the index of equations: ", equations),
+        ("Answers ", questions if many else []),
+    ]
     box = nodes.container(classes=["leads"])
     for words, links in lines:
         if links:

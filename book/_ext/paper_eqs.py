@@ -21,9 +21,21 @@ log = logging.getLogger(__name__)
 
 TAG = re.compile(r"\\tag\{([^}]*)\}")
 NUMBER = r"\(([A-Z]?\d+[a-z]?)\)"
-REFERENCE = re.compile(rf"\bEqs?\.\s+{NUMBER}(?:(?:,? and |, | to |\s*[-\u2013]\s*){NUMBER})*")
-NOT_TEXT = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw, nodes.comment)
-NOT_LINKED = (nodes.reference, nodes.title)  # a link inside of a link, or in the table of contents: the number is checked, not linked
+REFERENCE = re.compile(
+    rf"\bEqs?\.\s+{NUMBER}(?:(?:,? and |, | to |\s*[-\u2013]\s*){NUMBER})*"
+)
+NOT_TEXT = (
+    nodes.literal,
+    nodes.literal_block,
+    nodes.math,
+    nodes.math_block,
+    nodes.raw,
+    nodes.comment,
+)
+NOT_LINKED = (
+    nodes.reference,
+    nodes.title,
+)  # a link inside of a link, or in the table of contents: the number is checked, not linked
 
 
 def places(env) -> dict[str, list[str]]:
@@ -46,7 +58,12 @@ def collect(app, doctree) -> None:
             if anchor(number) not in doctree.ids:
                 equation["ids"].append(anchor(number))
                 doctree.ids[anchor(number)] = equation
-                searched = addnodes.index(entries=[("single", words, anchor(number), "main", None) for words in names(number)])
+                searched = addnodes.index(
+                    entries=[
+                        ("single", words, anchor(number), "main", None)
+                        for words in names(number)
+                    ]
+                )
                 equation.parent.insert(equation.parent.index(equation), searched)
         if TAG.search(source) and not equation.get("nowrap"):
             # Sphinx would wrap an equation of several lines in `split`, where MathJax refuses \tag. An empty line ends TeX's display.
@@ -57,7 +74,15 @@ def collect(app, doctree) -> None:
 
 def names(number: str) -> list[str]:
     """What a reader types to find an equation. As entries of Sphinx's index they lead the search straight to it."""
-    return [f"Eq. ({number})", f"Eq. {number}", f"equation ({number})", f"equation {number}", f"({number})", f"\uc2dd ({number})", f"\uc2dd {number}"]
+    return [
+        f"Eq. ({number})",
+        f"Eq. {number}",
+        f"equation ({number})",
+        f"equation {number}",
+        f"({number})",
+        f"\uc2dd ({number})",
+        f"\uc2dd {number}",
+    ]
 
 
 def forget(app, env, docname) -> None:
@@ -68,7 +93,14 @@ def forget(app, env, docname) -> None:
 def check_unique(app, env) -> None:
     for number, pages in sorted(places(env).items()):
         if len(pages) > 1:
-            log.warning("equation (%s) is tagged %d times: in %s", number, len(pages), ", ".join(pages), type="paper_eqs", subtype="twice")
+            log.warning(
+                "equation (%s) is tagged %d times: in %s",
+                number,
+                len(pages),
+                ", ".join(pages),
+                type="paper_eqs",
+                subtype="twice",
+            )
 
 
 class LinkEquations(SphinxPostTransform):
@@ -88,31 +120,56 @@ class LinkEquations(SphinxPostTransform):
         """'see Eqs. (4) and (7)' -> 'see ', <Eqs. (4)>, ' and ', <(7)>; nothing for a text without a reference."""
         out, done = [], 0
         for phrase in REFERENCE.finditer(text):
-            start = phrase.start()  # the word before the first number belongs to its link
+            start = (
+                phrase.start()
+            )  # the word before the first number belongs to its link
             for found in re.finditer(NUMBER, phrase.group()):
                 end = phrase.start() + found.end()
                 number = found.group(1)
                 if places(self.env).get(number):
-                    out += [nodes.Text(text[done:start]), self.reference(text[start:end], number)]
+                    out += [
+                        nodes.Text(text[done:start]),
+                        self.reference(text[start:end], number),
+                    ]
                     done = end
                 else:
-                    log.warning("no equation is tagged (%s)", number, location=where, type="paper_eqs", subtype="missing")
+                    log.warning(
+                        "no equation is tagged (%s)",
+                        number,
+                        location=where,
+                        type="paper_eqs",
+                        subtype="missing",
+                    )
                 following = re.search(NUMBER, phrase.group()[found.end() :])
                 start = end + following.start() if following else end
-        return [node for node in [*out, nodes.Text(text[done:])] if node.astext()] if out else []
+        return (
+            [node for node in [*out, nodes.Text(text[done:])] if node.astext()]
+            if out
+            else []
+        )
 
     def reference(self, words: str, number: str) -> nodes.reference:
         page = places(self.env)[number][0]
         here = page == self.env.docname
         uri = "" if here else self.app.builder.get_relative_uri(self.env.docname, page)
-        return nodes.reference("", words, internal=True, refuri=f"{uri}#{anchor(number)}", classes=["equation-link"])
+        return nodes.reference(
+            "",
+            words,
+            internal=True,
+            refuri=f"{uri}#{anchor(number)}",
+            classes=["equation-link"],
+        )
 
 
 def join_texts(line) -> None:
     """A line break in the source splits a text into several nodes; "Eq." at one's end and "(4)" at the next one's start belong together."""
     children = []
     for child in line.children:
-        if isinstance(child, nodes.Text) and children and isinstance(children[-1], nodes.Text):
+        if (
+            isinstance(child, nodes.Text)
+            and children
+            and isinstance(children[-1], nodes.Text)
+        ):
             child = nodes.Text(children.pop() + child)
         children.append(child)
     if len(children) < len(line.children):

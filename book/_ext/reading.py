@@ -10,8 +10,20 @@ import re
 from docutils import nodes
 
 WORDS_A_SECOND, FORMULA, INLINE, CODE_LINE, OUTPUT = 200 / 60, 20, 2, 2, 10
-FOLDED = {"tag_hide-input", "tag_hide-cell", "tag_remove-input", "tag_remove-cell", "tag_solution"}
-NOT_PROSE = (nodes.literal_block, nodes.raw, nodes.math, nodes.math_block, nodes.comment)
+FOLDED = {
+    "tag_hide-input",
+    "tag_hide-cell",
+    "tag_remove-input",
+    "tag_remove-cell",
+    "tag_solution",
+}
+NOT_PROSE = (
+    nodes.literal_block,
+    nodes.raw,
+    nodes.math,
+    nodes.math_block,
+    nodes.comment,
+)
 
 
 class Total(nodes.Inline, nodes.TextElement):
@@ -22,19 +34,36 @@ def seconds(doctree) -> float:
     """What a page costs its reader, by the rates above."""
     total, solution = 0.0, False
     for node in doctree.findall():
-        if isinstance(node, nodes.raw):  # solutions are opened and closed by HTML of their own
-            solution = ("<details" in node.astext() or solution) and "</details" not in node.astext()
+        if isinstance(
+            node, nodes.raw
+        ):  # solutions are opened and closed by HTML of their own
+            solution = (
+                "<details" in node.astext() or solution
+            ) and "</details" not in node.astext()
         if solution or isinstance(node, nodes.Text) and within(node, NOT_PROSE):
             continue
         if isinstance(node, nodes.Text):
-            total += len(re.findall(r"[^\W_]+(?:['\u2019-]\w+)*", node.astext())) / WORDS_A_SECOND
+            total += (
+                len(re.findall(r"[^\W_]+(?:['\u2019-]\w+)*", node.astext()))
+                / WORDS_A_SECOND
+            )
         elif isinstance(node, nodes.math_block):
             total += FORMULA
         elif isinstance(node, nodes.math):
             total += INLINE
-        elif isinstance(node, nodes.literal_block) and not folded(node) and not output(node):
-            total += CODE_LINE * len([line for line in node.astext().splitlines() if line.strip()])
-        elif "cell_output" in node.get("classes", ()) if isinstance(node, nodes.Element) else False:
+        elif (
+            isinstance(node, nodes.literal_block)
+            and not folded(node)
+            and not output(node)
+        ):
+            total += CODE_LINE * len(
+                [line for line in node.astext().splitlines() if line.strip()]
+            )
+        elif (
+            "cell_output" in node.get("classes", ())
+            if isinstance(node, nodes.Element)
+            else False
+        ):
             total += OUTPUT
     return total
 
@@ -74,7 +103,11 @@ def collect(app, doctree) -> None:
 
 def numbers(env) -> dict[str, int]:
     """Page -> its number, of every numbered chapter."""
-    return {page: found[""][0] for page, found in env.toc_secnumbers.items() if len(found.get("") or ()) == 1}
+    return {
+        page: found[""][0]
+        for page, found in env.toc_secnumbers.items()
+        if len(found.get("") or ()) == 1
+    }
 
 
 def put(app, doctree, docname: str) -> None:
@@ -85,14 +118,22 @@ def put(app, doctree, docname: str) -> None:
     if docname not in chapters or title is None:
         return
     n, last = chapters[docname], max(chapters.values())
-    line = (f'<p class="reading"><span>Chapter {n} of {last}</span><span class="reading-bar" style="--read:{100 * n / last:.0f}%" aria-hidden="true"></span>'
-            f"<span>about {spoken(took[docname])}</span></p>")  # fmt: skip
-    title.parent.insert(title.parent.index(title) + 1, nodes.raw("", line, format="html"))
+    line = (
+        f'<p class="reading"><span>Chapter {n} of {last}</span><span class="reading-bar" style="--read:{100 * n / last:.0f}%" aria-hidden="true"></span>'
+        f"<span>about {spoken(took[docname])}</span></p>"
+    )
+    title.parent.insert(
+        title.parent.index(title) + 1, nodes.raw("", line, format="html")
+    )
 
 
 def role(name, rawtext, text, lineno, inliner, options=None, content=None):
     if text != "all":
-        return [], [inliner.reporter.error(f'reading-time is asked for {text!r}; wanted "all"', line=lineno)]
+        return [], [
+            inliner.reporter.error(
+                f'reading-time is asked for {text!r}; wanted "all"', line=lineno
+            )
+        ]
     return [Total()], []
 
 

@@ -51,7 +51,14 @@ def as_seen(images: torch.Tensor) -> torch.Tensor:
     return images.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-def measure(row: str, seed: int, o: argparse.Namespace, train: torch.Tensor, test: torch.Tensor, judge) -> dict:
+def measure(
+    row: str,
+    seed: int,
+    o: argparse.Namespace,
+    train: torch.Tensor,
+    test: torch.Tensor,
+    judge,
+) -> dict:
     """Train one row with one seed, draw samples, take the bound; a run that diverges says so instead."""
     prediction, objective, variance = ROWS[row]
     schedule = ddpm.linear_schedule(o.T, beta_1=0.1 / o.T, beta_T=20 / o.T)
@@ -59,41 +66,114 @@ def measure(row: str, seed: int, o: argparse.Namespace, train: torch.Tensor, tes
     if o.paper:
         network = ddpm.UNet(learn_variance=variance == "learned")
     else:
-        network = ddpm.UNet(train.shape[2], train.shape[1], o.width, (1, 2), 1, (train.shape[2] // 2,), 0.0, groups=8, learn_variance=variance == "learned")
+        network = ddpm.UNet(
+            train.shape[2],
+            train.shape[1],
+            o.width,
+            (1, 2),
+            1,
+            (train.shape[2] // 2,),
+            0.0,
+            groups=8,
+            learn_variance=variance == "learned",
+        )
     model = as_eps_model(network, schedule, prediction)
     out = Path(o.out) / f"{row}-{seed}"
     began = time.monotonic()
     try:
-        model = ddpm.train(model, schedule, train, steps=o.steps, batch_size=o.batch_size, lr=o.lr, warmup=o.steps // 15, decay=o.steps // 3,
-                           ema=o.ema, flip=FLIP.get(o.data, True), out=out, resume=out.exists(), save_every=o.steps, log_every=max(o.steps // 50, 1),
-                           seed=seed, objective=choose_objective(prediction, objective, variance))  # fmt: skip
-        draw = [torch.Generator().manual_seed(mix(seed, "image", i)) for i in range(o.samples)]
+        model = ddpm.train(
+            model,
+            schedule,
+            train,
+            steps=o.steps,
+            batch_size=o.batch_size,
+            lr=o.lr,
+            warmup=o.steps // 15,
+            decay=o.steps // 3,
+            ema=o.ema,
+            flip=FLIP.get(o.data, True),
+            out=out,
+            resume=out.exists(),
+            save_every=o.steps,
+            log_every=max(o.steps // 50, 1),
+            seed=seed,
+            objective=choose_objective(prediction, objective, variance),
+        )
+        draw = [
+            torch.Generator().manual_seed(mix(seed, "image", i))
+            for i in range(o.samples)
+        ]
         shape = (100, *train.shape[1:])
-        samples = torch.cat([ddpm.to_uint8(ddpm.sample(model, schedule, shape, variance=variance, generator=draw[i : i + 100])) for i in range(0, o.samples, 100)])
+        samples = torch.cat(
+            [
+                ddpm.to_uint8(
+                    ddpm.sample(
+                        model,
+                        schedule,
+                        shape,
+                        variance=variance,
+                        generator=draw[i : i + 100],
+                    )
+                )
+                for i in range(0, o.samples, 100)
+            ]
+        )
     except ValueError as error:
         if "the loss is" not in str(error) and "NaN" not in str(error):
             raise
         return {"row": row, "seed": seed, "diverged": str(error)}
     distance, sure = judge(samples)
     x0 = ddpm.to_model_range(test[: o.bound])
-    noise = [torch.Generator().manual_seed(mix(seed, "bound", i)) for i in range(len(x0))]
-    bound = torch.cat([ddpm.bits_per_dim(model, schedule, x0[i : i + 100], variance, clip_x0=True, generator=noise[i : i + 100]).total
-                       for i in range(0, len(x0), 100)]).double()  # fmt: skip
+    noise = [
+        torch.Generator().manual_seed(mix(seed, "bound", i)) for i in range(len(x0))
+    ]
+    bound = torch.cat(
+        [
+            ddpm.bits_per_dim(
+                model,
+                schedule,
+                x0[i : i + 100],
+                variance,
+                clip_x0=True,
+                generator=noise[i : i + 100],
+            ).total
+            for i in range(0, len(x0), 100)
+        ]
+    ).double()
     if seed == 0:
-        save_checkpoint(ROOT / "data" / "checkpoints" / "ablation" / row, model, schedule, step=o.steps, info={"data": f"{o.data}, 2 x 2 pixels averaged"})
+        save_checkpoint(
+            ROOT / "data" / "checkpoints" / "ablation" / row,
+            model,
+            schedule,
+            step=o.steps,
+            info={"data": f"{o.data}, 2 x 2 pixels averaged"},
+        )
     torch.save(samples[:SHOWN], out / "samples.pt")
     return {
-        "row": row, "seed": seed, "frechet": distance, "sure": sure, "bits": digits(bound.mean(), 6), "bits_error": digits(bound.std() / len(bound) ** 0.5, 3),
-        "x0_bits": digits(bound[:8], 6), "loss": [line["loss"] for line in read_log(out / "log.jsonl")], "seconds": round(time.monotonic() - began),
-    }  # fmt: skip
+        "row": row,
+        "seed": seed,
+        "frechet": distance,
+        "sure": sure,
+        "bits": digits(bound.mean(), 6),
+        "bits_error": digits(bound.std() / len(bound) ** 0.5, 3),
+        "x0_bits": digits(bound[:8], 6),
+        "loss": [line["loss"] for line in read_log(out / "log.jsonl")],
+        "seconds": round(time.monotonic() - began),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--data", default="fashion-mnist")
-    parser.add_argument("--paper", action="store_true", help="the paper's network, and images as they are")
+    parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="the paper's network, and images as they are",
+    )
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--T", type=int, default=100)
     parser.add_argument("--steps", type=int, default=900)
@@ -101,15 +181,23 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--samples", type=int, default=300)
-    parser.add_argument("--bound", type=int, default=60, help="test images whose bound is taken")
-    parser.add_argument("--features", choices=["fashion", "inception"], default="fashion")
+    parser.add_argument(
+        "--bound", type=int, default=60, help="test images whose bound is taken"
+    )
+    parser.add_argument(
+        "--features", choices=["fashion", "inception"], default="fashion"
+    )
     parser.add_argument("--out", default="runs/ablation")
     o = parser.parse_args()
 
     train, test = (ddpm.load_images(o.data, split)[0] for split in ("train", "test"))
     if not o.paper:
         train, test = halve(train), halve(test)
-    network = fashion_features() if o.features == "fashion" else inception_features(torch.device("cuda"))
+    network = (
+        fashion_features()
+        if o.features == "fashion"
+        else inception_features(torch.device("cuda"))
+    )
     seen = as_seen if o.features == "fashion" else lambda images: images
     known, _ = classify(network, seen(train))
     reference = (known.double().mean(0), known.double().T.cov())
@@ -117,13 +205,17 @@ def main() -> None:
     def judge(images: torch.Tensor) -> tuple[float, float]:
         """The distance to the training images, and the share that is recognised with a probability above 0.9."""
         features, logits = classify(network, seen(images))
-        return digits(torch.tensor(frechet_distance(features, reference)), 5), digits((logits.softmax(1).max(1).values > 0.9).double().mean(), 5)
+        return digits(torch.tensor(frechet_distance(features, reference)), 5), digits(
+            (logits.softmax(1).max(1).values > 0.9).double().mean(), 5
+        )
 
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
     test = test[order]
     floor = [judge(images) for images in test.split(o.samples)[:5]]
     runs, pictures = [], []
-    for seed in o.seeds:  # seed by seed: stopped early, every row has had the same number of them
+    for seed in (
+        o.seeds
+    ):  # seed by seed: stopped early, every row has had the same number of them
         for row in o.rows:
             result = Path(o.out) / f"{row}-{seed}" / "result.json"
             if not result.exists():
@@ -134,12 +226,29 @@ def main() -> None:
             runs.append(json.loads(result.read_text()))
             shown = result.with_name("samples.pt")
             if seed == o.seeds[0]:
-                pictures.append(torch.load(shown, weights_only=True) if shown.exists() else torch.zeros(SHOWN, *train.shape[1:], dtype=torch.uint8))
+                pictures.append(
+                    torch.load(shown, weights_only=True)
+                    if shown.exists()
+                    else torch.zeros(SHOWN, *train.shape[1:], dtype=torch.uint8)
+                )
     first = ROOT / "data" / "checkpoints" / "ablation" / o.rows[0]
-    settings = {name: value for name, value in vars(o).items() if name not in ("rows", "seeds", "out")}
-    keep("ablation", made_by(ddpm.load_checkpoint(first), o.seeds[0])
-         | {"settings": settings, "floor": floor, "rows": {row: ROWS[row] for row in o.rows}, "runs": runs},
-         ddpm.to_model_range(torch.cat(pictures)), columns=SHOWN)  # fmt: skip
+    settings = {
+        name: value
+        for name, value in vars(o).items()
+        if name not in ("rows", "seeds", "out")
+    }
+    keep(
+        "ablation",
+        made_by(ddpm.load_checkpoint(first), o.seeds[0])
+        | {
+            "settings": settings,
+            "floor": floor,
+            "rows": {row: ROWS[row] for row in o.rows},
+            "runs": runs,
+        },
+        ddpm.to_model_range(torch.cat(pictures)),
+        columns=SHOWN,
+    )
 
 
 if __name__ == "__main__":

@@ -12,9 +12,34 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-pipe"]  # fmt: skip
+CHROMIUM = next(
+    filter(
+        None,
+        map(
+            shutil.which,
+            (
+                "chromium",
+                "chromium-browser",
+                "google-chrome",
+                "google-chrome-stable",
+                "chrome",
+            ),
+        ),
+    ),
+    None,
+)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--remote-debugging-pipe",
+]
 # Put into every page before it loads, the first notes when a formula stands; the second says it, in seconds, or null.
 WATCH = """(function look() { document.querySelector('article mjx-container mjx-math') ? window.firstFormula = performance.now() / 1000
     : requestAnimationFrame(look) })()"""
@@ -28,21 +53,41 @@ class Browser:
 
     def __init__(self):
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        to_browser, self._write = os.pipe()  # the browser reads its file 3 and writes its file 4
+        to_browser, self._write = (
+            os.pipe()
+        )  # the browser reads its file 3 and writes its file 4
         self._read, from_browser = os.pipe()
-        command = [CHROMIUM, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
+        command = [
+            CHROMIUM,
+            *FLAGS,
+            f"--user-data-dir={self._profile.name}",
+            "about:blank",
+        ]
         script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
-        self._process = subprocess.Popen(["bash", "-c", script, "chromium", *command], pass_fds=(to_browser, from_browser),
-                                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        self._process = subprocess.Popen(
+            ["bash", "-c", script, "chromium", *command],
+            pass_fds=(to_browser, from_browser),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(to_browser)
         os.close(from_browser)
         self._buffer, self._number, self._session = b"", 0, None
         self.complaints, self.requested, self.loaded = [], [], False
         target = self("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self(f"{domain}.enable")
-        self("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+        self(
+            "Network.emulateNetworkConditions",
+            offline=True,
+            latency=0,
+            downloadThroughput=0,
+            uploadThroughput=0,
+        )
 
     def __call__(self, method: str, **params) -> dict:
         """Send one command and wait for its result; events that come in between are noted."""
@@ -74,11 +119,26 @@ class Browser:
             self.loaded = True
         elif kind == "Runtime.exceptionThrown":
             details = said["exceptionDetails"]
-            self.complaints.append(details.get("exception", {}).get("description") or details["text"])
-        elif kind == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
-            self.complaints.append(" ".join(str(a.get("value", a.get("description"))) for a in said["args"]))
-        elif kind == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(f"{said['entry']['text']} {said['entry'].get('url', '')}")
+            self.complaints.append(
+                details.get("exception", {}).get("description") or details["text"]
+            )
+        elif kind == "Runtime.consoleAPICalled" and said["type"] in (
+            "error",
+            "warning",
+            "assert",
+        ):
+            self.complaints.append(
+                " ".join(
+                    str(a.get("value", a.get("description"))) for a in said["args"]
+                )
+            )
+        elif kind == "Log.entryAdded" and said["entry"]["level"] in (
+            "error",
+            "warning",
+        ):
+            self.complaints.append(
+                f"{said['entry']['text']} {said['entry'].get('url', '')}"
+            )
         elif kind == "Network.requestWillBeSent":
             self.requested.append(said["request"]["url"])
             if not self.requested[-1].startswith(("file:", "data:", "blob:", "about:")):
@@ -88,15 +148,33 @@ class Browser:
 
     def js(self, expression: str):
         """The value of an expression in the page; a promise is waited for."""
-        result = self("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        result = self(
+            "Runtime.evaluate",
+            expression=expression,
+            returnByValue=True,
+            awaitPromise=True,
+        )
         if "exceptionDetails" in result:
-            raise RuntimeError(result["exceptionDetails"]["exception"].get("description"))
+            raise RuntimeError(
+                result["exceptionDetails"]["exception"].get("description")
+            )
         return result["result"].get("value")
 
     def look(self, width: int, dark: bool) -> None:
-        self("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
-        self("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
-                                                     {"name": "prefers-reduced-motion", "value": "reduce"}])  # or colours are met halfway
+        self(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=800,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        self(
+            "Emulation.setEmulatedMedia",
+            features=[
+                {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+                {"name": "prefers-reduced-motion", "value": "reduce"},
+            ],
+        )  # or colours are met halfway
 
     def open(self, url: str, timeout: float = 120) -> None:
         """Go to a page and wait until it is loaded and its formulas are set."""
@@ -107,36 +185,80 @@ class Browser:
             if time.monotonic() > end:
                 raise TimeoutError(url)
             self.js("new Promise(done => setTimeout(done, 20))")
-        self.js("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => document.fonts.ready).then(() => 1) : 1")
+        self.js(
+            "window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => document.fonts.ready).then(() => 1) : 1"
+        )
 
     def click(self, x: float, y: float) -> None:
         """The left button of the mouse, at a point of the window."""
         for kind in ("mousePressed", "mouseReleased"):
-            self("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+            self(
+                "Input.dispatchMouseEvent",
+                type=kind,
+                x=x,
+                y=y,
+                button="left",
+                clickCount=1,
+            )
 
     def tap(self, x: float, y: float) -> None:
         """One finger."""
-        self("Input.synthesizeTapGesture", x=round(x), y=round(y), duration=30, gestureSourceType="touch")
+        self(
+            "Input.synthesizeTapGesture",
+            x=round(x),
+            y=round(y),
+            duration=30,
+            gestureSourceType="touch",
+        )
 
     def press(self, key: str) -> None:
         for kind in ("rawKeyDown", "keyUp"):
-            self("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key])
+            self(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=KEYS[key],
+            )
 
     def screenshot(self) -> bytes:
         """The whole page as PNG, for a person to look at."""
-        return base64.b64decode(self("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"])
+        return base64.b64decode(
+            self("Page.captureScreenshot", format="png", captureBeyondViewport=True)[
+                "data"
+            ]
+        )
 
     def pdf(self, numbered: bool = False) -> bytes:
         """The page as it prints: A4, backgrounds and an outline of its headings with it; numbered: with the number of each sheet at its foot."""
         # margins in inches
         number = '<div style="width:100%;font-size:8px;text-align:center;color:#555"><span class="pageNumber"></span></div>'
-        made = self("Page.printToPDF", scale=0.8, printBackground=True, preferCSSPageSize=True, paperWidth=8.27, paperHeight=11.69, marginTop=0.7, marginBottom=0.8,
-                    marginLeft=0.8, marginRight=0.8, displayHeaderFooter=numbered, headerTemplate="<span></span>", footerTemplate=number,
-                    generateDocumentOutline=True, generateTaggedPDF=True, transferMode="ReturnAsStream")  # fmt: skip
+        made = self(
+            "Page.printToPDF",
+            scale=0.8,
+            printBackground=True,
+            preferCSSPageSize=True,
+            paperWidth=8.27,
+            paperHeight=11.69,
+            marginTop=0.7,
+            marginBottom=0.8,
+            marginLeft=0.8,
+            marginRight=0.8,
+            displayHeaderFooter=numbered,
+            headerTemplate="<span></span>",
+            footerTemplate=number,
+            generateDocumentOutline=True,
+            generateTaggedPDF=True,
+            transferMode="ReturnAsStream",
+        )
         pieces = []
         while True:
             piece = self("IO.read", handle=made["stream"], size=1 << 22)
-            pieces.append(base64.b64decode(piece["data"]) if piece.get("base64Encoded") else piece["data"].encode())
+            pieces.append(
+                base64.b64decode(piece["data"])
+                if piece.get("base64Encoded")
+                else piece["data"].encode()
+            )
             if piece["eof"]:
                 return b"".join(pieces)
 
@@ -154,8 +276,13 @@ class Browser:
 
 def weight(requested: list[str]) -> dict[str, int]:
     """Name -> bytes as they are sent, of all files among these addresses, the heaviest first."""
-    paths = {unquote(urlsplit(url).path) for url in requested if url.startswith("file:")}
-    return {path.rsplit("/", 1)[1]: _sent(path) for path in sorted(paths, key=_sent, reverse=True)}
+    paths = {
+        unquote(urlsplit(url).path) for url in requested if url.startswith("file:")
+    }
+    return {
+        path.rsplit("/", 1)[1]: _sent(path)
+        for path in sorted(paths, key=_sent, reverse=True)
+    }
 
 
 @lru_cache

@@ -17,12 +17,16 @@ import re
 
 RTOL = 1e-3
 NOISE = 1e-9
-FLOAT = re.compile(r"(?<![\w.])[-+]?(?:\d*\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)(?!\w|\.\d)")
+FLOAT = re.compile(
+    r"(?<![\w.])[-+]?(?:\d*\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)(?!\w|\.\d)"
+)
 
 
 def same_text(a: str, b: str) -> bool:
     """The comparison above. Symmetric: it does not matter which of the two is the stored one."""
-    return _words(a) == _words(b) and all(map(_same_float, FLOAT.findall(a), FLOAT.findall(b)))
+    return _words(a) == _words(b) and all(
+        map(_same_float, FLOAT.findall(a), FLOAT.findall(b))
+    )
 
 
 def _words(text: str) -> str:

@@ -22,7 +22,16 @@ from functools import partial
 from pathlib import Path
 
 import nbclient
-from notebooks import BOOK, ROOT, address, is_setup, notebooks, put_setup_cell, read, write
+from notebooks import (
+    BOOK,
+    ROOT,
+    address,
+    is_setup,
+    notebooks,
+    put_setup_cell,
+    read,
+    write,
+)
 
 STAMP = "ddpm_outputs_of"  # metadata: the digest of what the stored outputs were computed from
 
@@ -37,16 +46,32 @@ def digest(nb) -> str:
         if cell.cell_type == "code" and not is_setup(cell):
             h.update(cell.source.encode() + b"\0")
     package, checkpoints = ROOT / "ddpm_core", ROOT / "data" / "checkpoints"
-    files = [*package.rglob("*.py"), *BOOK.glob("*.mplstyle"), *(ROOT / "data").glob("*/SHA256SUMS"),
-             *checkpoints.rglob("*.json"), *checkpoints.rglob("*.safetensors")]  # fmt: skip
+    files = [
+        *package.rglob("*.py"),
+        *BOOK.glob("*.mplstyle"),
+        *(ROOT / "data").glob("*/SHA256SUMS"),
+        *checkpoints.rglob("*.json"),
+        *checkpoints.rglob("*.safetensors"),
+    ]
     for path in sorted(files):
-        h.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        h.update(
+            path.relative_to(ROOT).as_posix().encode()
+            + b"\0"
+            + hashlib.sha256(path.read_bytes()).digest()
+        )
     return h.hexdigest()
 
 
 def tidy(nb) -> None:
     """Leave in a notebook only what its text, code and outputs make of it."""
-    nb.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}, "language_info": {"name": "python"}}
+    nb.metadata = {
+        "kernelspec": {
+            "name": "python3",
+            "display_name": "Python 3",
+            "language": "python",
+        },
+        "language_info": {"name": "python"},
+    }
     nb.nbformat, nb.nbformat_minor = 4, 5
     seen = {}
     for cell in nb.cells:
@@ -58,7 +83,10 @@ def tidy(nb) -> None:
         cell.metadata = {"tags": tags} if tags else {}
         if "solution" in tags:
             cell.metadata["tags"] = list(dict.fromkeys([*tags, "hide-cell"]))
-            cell.metadata["mystnb"] = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+            cell.metadata["mystnb"] = {
+                "code_prompt_show": "Show the solution",
+                "code_prompt_hide": "Hide the solution",
+            }
             cell.metadata["jupyter"] = {"source_hidden": True, "outputs_hidden": True}
 
 
@@ -70,9 +98,15 @@ def run(path: Path, force: bool = False) -> str:
     ran = all(c.execution_count for c in nb.cells if c.cell_type == "code")
     tidy(nb)
     if force or stored != now or not ran:
-        client = nbclient.NotebookClient(nb, timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True,
-                                         resources={"metadata": {"path": str(path.parent)}},
-                                         extra_arguments=["--IPKernelApp.log_level=40"])  # fmt: skip
+        client = nbclient.NotebookClient(
+            nb,
+            timeout=600,
+            kernel_name="python3",
+            record_timing=False,
+            coalesce_streams=True,
+            resources={"metadata": {"path": str(path.parent)}},
+            extra_arguments=["--IPKernelApp.log_level=40"],
+        )
         try:
             client.execute()
         except nbclient.exceptions.CellExecutionError as error:
@@ -87,16 +121,25 @@ def run(path: Path, force: bool = False) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("paths", nargs="*", type=Path)
-    parser.add_argument("--force", action="store_true", help="run those whose outputs are current, too")
+    parser.add_argument(
+        "--force", action="store_true", help="run those whose outputs are current, too"
+    )
     given = parser.parse_args()
     # One thread: sums are then taken in one order, however many cores there are, and a second run gives the same bytes. Two
     # notebooks at a time make up for it. Progress bars would be stored as they stood.
-    os.environ.update({"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "TQDM_DISABLE": "1"})
+    os.environ.update(
+        {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "TQDM_DISABLE": "1"}
+    )
     failed = False
     with ProcessPoolExecutor(2) as pool:
-        for said in pool.map(partial(run, force=given.force), [p.resolve() for p in given.paths] or notebooks()):
+        for said in pool.map(
+            partial(run, force=given.force),
+            [p.resolve() for p in given.paths] or notebooks(),
+        ):
             print(said, flush=True)
             failed |= said.startswith("FAILED")
     sys.exit(failed)

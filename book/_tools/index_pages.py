@@ -19,7 +19,11 @@ from pathlib import Path
 from notebooks import BOOK, ROOT, read
 
 EQUATIONS = [str(n) for n in range(1, 17)]
-CHECKS = ("check", "check_zero", "check_mc")  # and check_seen, which a misprint must not pass
+CHECKS = (
+    "check",
+    "check_zero",
+    "check_mc",
+)  # and check_seen, which a misprint must not pass
 TABLE = Path(__file__).with_name("questions.toml")
 NUMBER = r"\((\d+)\)"
 NAMED = re.compile(rf"\bEqs?\. ?{NUMBER}(?:(?:,? and |, | to | ?[-\u2013] ?){NUMBER})*")
@@ -32,8 +36,12 @@ class Chapter:
 
     file: str  # "02_forward.ipynb"
     title: str = ""
-    headings: dict[str, str] = field(default_factory=dict)  # text as written -> the anchor that MyST gives it
-    formulas: dict[str, str] = field(default_factory=dict)  # number -> the display, without its number
+    headings: dict[str, str] = field(
+        default_factory=dict
+    )  # text as written -> the anchor that MyST gives it
+    formulas: dict[str, str] = field(
+        default_factory=dict
+    )  # number -> the display, without its number
     checks: list[str] = field(default_factory=list)  # names, in order
     misprints: list[str] = field(default_factory=list)  # names of check_seen, in order
 
@@ -46,9 +54,19 @@ def chapter(path: Path) -> Chapter:
     found = Chapter(path.name)
     for cell in read(path).cells:
         if cell.cell_type == "code":
-            found.checks += [name for name in check_names(cell.source, CHECKS) if name not in found.checks]
-            found.checks += [name for name in computed_names(cell) if name not in found.checks]
-            found.misprints += [name for name in check_names(cell.source, ("check_seen",)) if name not in found.misprints]
+            found.checks += [
+                name
+                for name in check_names(cell.source, CHECKS)
+                if name not in found.checks
+            ]
+            found.checks += [
+                name for name in computed_names(cell) if name not in found.checks
+            ]
+            found.misprints += [
+                name
+                for name in check_names(cell.source, ("check_seen",))
+                if name not in found.misprints
+            ]
         elif cell.cell_type == "markdown":
             for level, text in headings(cell.source):
                 found.title = found.title or text
@@ -62,7 +80,10 @@ def chapter(path: Path) -> Chapter:
 def headings(markdown: str) -> list[tuple[int, str]]:
     """Level and text of the headings of a Markdown cell, code blocks left out."""
     text = re.sub(r"^```.*?^```", "", markdown, flags=re.DOTALL | re.MULTILINE)
-    return [(len(marks), title.strip()) for marks, title in re.findall(r"^(#+) (.+)$", text, flags=re.MULTILINE)]
+    return [
+        (len(marks), title.strip())
+        for marks, title in re.findall(r"^(#+) (.+)$", text, flags=re.MULTILINE)
+    ]
 
 
 def slug(heading: str, taken=()) -> str:
@@ -83,21 +104,42 @@ def bare(display: str) -> str:
 
 def check_names(source: str, kinds: tuple[str, ...]) -> list[str]:
     """The first argument of each call of these checks in a code cell; of an f-string its text, with ... for what is computed."""
-    source = "\n".join("" if line.startswith(("%", "!")) else line for line in source.splitlines())
+    source = "\n".join(
+        "" if line.startswith(("%", "!")) else line for line in source.splitlines()
+    )
     names = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in kinds and node.args:
-            parts = node.args[0].values if isinstance(node.args[0], ast.JoinedStr) else [node.args[0]]
-            name = "".join(part.value if isinstance(part, ast.Constant) else "..." for part in parts)
+        if (
+            isinstance(node, ast.Call)
+            and getattr(node.func, "id", "") in kinds
+            and node.args
+        ):
+            parts = (
+                node.args[0].values
+                if isinstance(node.args[0], ast.JoinedStr)
+                else [node.args[0]]
+            )
+            name = "".join(
+                part.value if isinstance(part, ast.Constant) else "..."
+                for part in parts
+            )
             names.append((node.lineno, " ".join(name.split())))
     return [name for _, name in sorted(names)]
 
 
 def computed_names(cell) -> list[str]:
     """Checks of a cell whose printed names say an equation that their source does not: f"{name}, each draw" with name = "Eq. (9)"."""
-    said = {n for name in check_names(cell.source, (*CHECKS, "check_seen")) for n in numbers(name)}
+    said = {
+        n
+        for name in check_names(cell.source, (*CHECKS, "check_seen"))
+        for n in numbers(name)
+    }
     printed = "".join(output.get("text", "") for output in cell.get("outputs", []))
-    names = re.findall(r"^ok   (.+?) *: (?:largest|identically|misprint|[-\d.])", printed, flags=re.MULTILINE)
+    names = re.findall(
+        r"^ok   (.+?) *: (?:largest|identically|misprint|[-\d.])",
+        printed,
+        flags=re.MULTILINE,
+    )
     return [" ".join(name.split()) for name in names if set(numbers(name)) - said]
 
 
@@ -117,7 +159,9 @@ def functions(package: Path = ROOT / "ddpm_core") -> dict[str, list[tuple[str, s
     found: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(package.glob("*.py")):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            if isinstance(
+                node, (ast.FunctionDef, ast.ClassDef)
+            ) and not node.name.startswith("_"):
                 start = NAMED.match(ast.get_docstring(node) or "")
                 for number in numbers(start[0]) if start else []:
                     found.setdefault(number, []).append((node.name, path.name))
@@ -126,30 +170,67 @@ def functions(package: Path = ROOT / "ddpm_core") -> dict[str, list[tuple[str, s
 
 def equations_page(book: list[Chapter], package: dict) -> tuple[str, list[str]]:
     """The page, and what is missing."""
-    lines = ["# Where is each equation?", "",
-             "For each numbered equation of the paper: the chapter that derives it, the function of `ddpm_core` that *is* it, and the checks that would fail",
-             "if either were wrong. The page is written by a program from the chapters and the code, so it is never out of date.", ""]  # fmt: skip
+    lines = [
+        "# Where is each equation?",
+        "",
+        "For each numbered equation of the paper: the chapter that derives it, the function of `ddpm_core` that *is* it, and the checks that would fail",
+        "if either were wrong. The page is written by a program from the chapters and the code, so it is never out of date.",
+        "",
+    ]
     missing = []
     for n in EQUATIONS:
         owner = next((c for c in book if n in c.formulas), None)
         code = package.get(n, [])
         naming = [(c, name) for c in book for name in c.checks if n in numbers(name)]
-        missing += [f"Eq. ({n}) has no {what}" for what, there in (("chapter", owner), ("function", code), ("check", naming)) if not there]
+        missing += [
+            f"Eq. ({n}) has no {what}"
+            for what, there in (
+                ("chapter", owner),
+                ("function", code),
+                ("check", naming),
+            )
+            if not there
+        ]
         lines += [f"## Equation {n}", ""]
         if not owner:
             lines += ["This equation has no chapter yet.", ""]
             continue
         rest = len([name for name in owner.checks if not numbers(name)])
-        lines += [owner.formulas[n], "",
-                  f"- *Derived in* [{owner.title}]({owner.file}), as Eq. ({n}).",
-                  f"- *Code*: {', '.join(f'`{name}` in `ddpm_core/{file}`' for name, file in code)}.",
-                  f"- *Checks that name it*: {listed(name if c is owner else f'{name} ({c.title})' for c, name in naming)}.",
-                  *([f"- *{rest} further checks of its chapter*: listed [below](#{slug(owner.title)})."] if rest else []), ""]  # fmt: skip
-    lines += ["## All checks, chapter by chapter", "", "An ellipsis stands for what is computed, such as a time $t$.", ""]
+        lines += [
+            owner.formulas[n],
+            "",
+            f"- *Derived in* [{owner.title}]({owner.file}), as Eq. ({n}).",
+            f"- *Code*: {', '.join(f'`{name}` in `ddpm_core/{file}`' for name, file in code)}.",
+            f"- *Checks that name it*: {listed(name if c is owner else f'{name} ({c.title})' for c, name in naming)}.",
+            *(
+                [
+                    f"- *{rest} further checks of its chapter*: listed [below](#{slug(owner.title)})."
+                ]
+                if rest
+                else []
+            ),
+            "",
+        ]
+    lines += [
+        "## All checks, chapter by chapter",
+        "",
+        "An ellipsis stands for what is computed, such as a time $t$.",
+        "",
+    ]
     for c in book:
         if c.checks:
-            lines += [f"### {c.title}", "", f"[To the chapter]({c.file})", "", f"- *Must hold*: {listed(c.checks)}."]
-            lines += [f"- *Misprints, which must be noticed*: {listed(c.misprints)}.", ""] if c.misprints else [""]
+            lines += [
+                f"### {c.title}",
+                "",
+                f"[To the chapter]({c.file})",
+                "",
+                f"- *Must hold*: {listed(c.checks)}.",
+            ]
+            lines += (
+                [f"- *Misprints, which must be noticed*: {listed(c.misprints)}.", ""]
+                if c.misprints
+                else [""]
+            )
     return "\n".join(lines), missing
 
 
@@ -161,13 +242,19 @@ def listed(names) -> str:
 def questions_page(book: list[Chapter], table: dict) -> tuple[str, list[str]]:
     """The page, and what is missing: answers that name a notebook or a heading that is not there."""
     where = {c.file.removesuffix(".ipynb"): c for c in book}
-    lines = ["# Where is my question answered?", "",
-             "Questions that readers of the paper wrote down and could not answer, and sentences from their notes that turned out to be wrong. Each link leads to the",
-             "place where the book takes it up.", ""]  # fmt: skip
+    lines = [
+        "# Where is my question answered?",
+        "",
+        "Questions that readers of the paper wrote down and could not answer, and sentences from their notes that turned out to be wrong. Each link leads to the",
+        "place where the book takes it up.",
+        "",
+    ]
     missing = []
     for part in table["part"]:
         lines += [f"## {part['title']}", ""]
-        for name, ask in ((key, value) for key, value in part.items() if key != "title"):
+        for name, ask in (
+            (key, value) for key, value in part.items() if key != "title"
+        ):
             links = []
             for place in ask["at"]:
                 file, _, heading = place.partition("#")
@@ -176,8 +263,15 @@ def questions_page(book: list[Chapter], table: dict) -> tuple[str, list[str]]:
                 elif heading not in where[file].headings:
                     missing.append(f"{name}: {file}.ipynb has no heading {heading!r}")
                 else:
-                    links.append(f"[{heading}]({file}.ipynb#{where[file].headings[heading]})")
-            lines += [f"**{name}.** {ask['ask']}", "", f"{'; '.join(links) or '*In a later part of the book.*'}", ""]
+                    links.append(
+                        f"[{heading}]({file}.ipynb#{where[file].headings[heading]})"
+                    )
+            lines += [
+                f"**{name}.** {ask['ask']}",
+                "",
+                f"{'; '.join(links) or '*In a later part of the book.*'}",
+                "",
+            ]
     return "\n".join(lines), missing
 
 
@@ -186,11 +280,16 @@ def pages(book: Path = BOOK) -> tuple[dict[str, str], list[str]]:
     found = chapters(book)
     equations, no_equation = equations_page(found, functions())
     questions, no_answer = questions_page(found, tomllib.loads(TABLE.read_text()))
-    return {"equations.md": equations, "questions.md": questions}, no_equation + no_answer
+    return {
+        "equations.md": equations,
+        "questions.md": questions,
+    }, no_equation + no_answer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="write nothing")
     given = parser.parse_args()
     made, missing = pages()
@@ -201,7 +300,9 @@ def main() -> None:
                 missing.append(f"{name} is stale: python book/_tools/index_pages.py")
             else:
                 path.write_text(text)
-    print("\n".join(missing) or "equations.md and questions.md are complete and current")
+    print(
+        "\n".join(missing) or "equations.md and questions.md are complete and current"
+    )
     sys.exit(bool(missing))
 
 

@@ -17,8 +17,15 @@ from ddpm_core.features import fashion_features
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", nargs="?", default="data/checkpoints/fashion-mnist", help="folder of a checkpoint")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        default="data/checkpoints/fashion-mnist",
+        help="folder of a checkpoint",
+    )
     parser.add_argument("-n", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--variance", default="beta")
@@ -26,18 +33,50 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=0.0)
     parser.add_argument("--name", default="quality", help="of the file of results")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=ROOT / "runs" / "quality.npz", help="file for the samples so far")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=ROOT / "runs" / "quality.npz",
+        help="file for the samples so far",
+    )
     o = parser.parse_args()
     checkpoint = ddpm.load_checkpoint(Path(o.checkpoint))
     made = made_by(checkpoint, o.seed)
-    how = Sampling(n=o.n, steps=o.steps, sampler=o.sampler, variance=o.variance, guidance=o.guidance, seed=o.seed)
+    how = Sampling(
+        n=o.n,
+        steps=o.steps,
+        sampler=o.sampler,
+        variance=o.variance,
+        guidance=o.guidance,
+        seed=o.seed,
+    )
     o.keep.parent.mkdir(parents=True, exist_ok=True)
     samples, labels = draw(checkpoint, how, batch_size=50, keep=o.keep, progress=True)
     train, _ = ddpm.load_images("fashion-mnist")
     test, test_labels = ddpm.load_images("fashion-mnist", "test")
-    measured = measure_pictures(fashion_features(), samples, labels, train, test, test_labels, seed=o.seed, progress=True)
-    settings = {"n": o.n, "steps": o.steps, "sampler": o.sampler, "variance": o.variance, "guidance": o.guidance}
-    keep(o.name, made | {"sampling": settings} | measured, ddpm.to_model_range(samples), columns=50)
+    measured = measure_pictures(
+        fashion_features(),
+        samples,
+        labels,
+        train,
+        test,
+        test_labels,
+        seed=o.seed,
+        progress=True,
+    )
+    settings = {
+        "n": o.n,
+        "steps": o.steps,
+        "sampler": o.sampler,
+        "variance": o.variance,
+        "guidance": o.guidance,
+    }
+    keep(
+        o.name,
+        made | {"sampling": settings} | measured,
+        ddpm.to_model_range(samples),
+        columns=50,
+    )
 
 
 if __name__ == "__main__":

@@ -23,26 +23,67 @@ TIMES, IMAGES, DRAWS = (1000, 750, 500, 250, 100), 12, 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", nargs="?", default="data/checkpoints/fashion-mnist", help="folder of a checkpoint")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        default="data/checkpoints/fashion-mnist",
+        help="folder of a checkpoint",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     began, checkpoint = time.monotonic(), ddpm.load_checkpoint(Path(args.checkpoint))
     card = made_by(checkpoint, args.seed)
     schedule = checkpoint.schedule
     images, _ = ddpm.load_images("fashion-mnist", "test")
-    index = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))[:IMAGES]
+    index = torch.randperm(
+        len(images), generator=torch.Generator().manual_seed(args.seed)
+    )[:IMAGES]
     x0 = ddpm.to_model_range(images[index])
-    eps = torch.stack([torch.randn(x0.shape[1:], generator=torch.Generator().manual_seed(1000 * args.seed + i)) for i in range(IMAGES)])
+    eps = torch.stack(
+        [
+            torch.randn(
+                x0.shape[1:],
+                generator=torch.Generator().manual_seed(1000 * args.seed + i),
+            )
+            for i in range(IMAGES)
+        ]
+    )
 
     drawn = torch.empty(IMAGES, len(TIMES), DRAWS, *x0.shape[1:])
-    bar = tqdm([(k, d) for k in range(len(TIMES)) for d in range(DRAWS)], unit="batch", desc="shared latents", dynamic_ncols=True)
+    bar = tqdm(
+        [(k, d) for k in range(len(TIMES)) for d in range(DRAWS)],
+        unit="batch",
+        desc="shared latents",
+        dynamic_ncols=True,
+    )
     for k, d in bar:
         t = TIMES[k]
         seeds = [1_000_000 * (d + 1) + 1000 * t + i for i in range(IMAGES)]
-        drawn[:, k, d] = decode(checkpoint.model, schedule, ddpm.q_sample(schedule, x0, t, eps), t, t // 10, seeds)
-    settings = {"index": index.tolist(), "times": TIMES, "draws": DRAWS, "steps": "t / 10", "variance": "beta_tilde", "labels": None}
-    keep("shared", card | {"seconds": round(time.monotonic() - began)} | settings, drawn.flatten(0, 2), columns=len(TIMES) * DRAWS)
+        drawn[:, k, d] = decode(
+            checkpoint.model,
+            schedule,
+            ddpm.q_sample(schedule, x0, t, eps),
+            t,
+            t // 10,
+            seeds,
+        )
+    settings = {
+        "index": index.tolist(),
+        "times": TIMES,
+        "draws": DRAWS,
+        "steps": "t / 10",
+        "variance": "beta_tilde",
+        "labels": None,
+    }
+    keep(
+        "shared",
+        card | {"seconds": round(time.monotonic() - began)} | settings,
+        drawn.flatten(0, 2),
+        columns=len(TIMES) * DRAWS,
+    )
 
 
 if __name__ == "__main__":

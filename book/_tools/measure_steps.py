@@ -19,14 +19,28 @@ import ddpm_core as ddpm
 from ddpm_core.features import classify, fashion_features
 from ddpm_core.training import mix
 
-SAMPLERS = {"beta": ("ddpm", "beta"), "beta_tilde": ("ddpm", "beta_tilde"), "ddim": ("ddim", "beta"), "dpm": ("dpm", "beta")}
+SAMPLERS = {
+    "beta": ("ddpm", "beta"),
+    "beta_tilde": ("ddpm", "beta_tilde"),
+    "ddim": ("ddim", "beta"),
+    "dpm": ("dpm", "beta"),
+}
 SHOWN = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", nargs="?", default="data/checkpoints/fashion-mnist", help="folder of a checkpoint")
-    parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 50, 100, 250])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        default="data/checkpoints/fashion-mnist",
+        help="folder of a checkpoint",
+    )
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[5, 10, 20, 50, 100, 250]
+    )
     parser.add_argument("-n", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--precision", default="auto")
@@ -44,8 +58,12 @@ def main() -> None:
 
     def judged(images: torch.Tensor) -> dict:
         features, logits = classify(judge, images)
-        return {"frechet": digits(torch.tensor(ddpm.frechet_distance(features, reference)), 5),
-                "sure": digits((logits.softmax(1).max(1).values > 0.9).double().mean(), 5)}  # fmt: skip
+        return {
+            "frechet": digits(
+                torch.tensor(ddpm.frechet_distance(features, reference)), 5
+            ),
+            "sure": digits((logits.softmax(1).max(1).values > 0.9).double().mean(), 5),
+        }
 
     floor = [judged(test[part]) for part in order.split(o.n)[:5]]
     labels = torch.arange(o.n) * 10 // o.n
@@ -53,26 +71,60 @@ def main() -> None:
     o.out.mkdir(parents=True, exist_ok=True)
     for steps in o.steps:
         for name, (sampler, variance) in SAMPLERS.items():
-            place = o.out / f"{made['weights_sha256'][:12]}-{name}-{steps}-{o.n}-{o.seed}-{o.precision}.json"
+            place = (
+                o.out
+                / f"{made['weights_sha256'][:12]}-{name}-{steps}-{o.n}-{o.seed}-{o.precision}.json"
+            )
             if not place.exists():
                 begin, drawn = time.monotonic(), []
                 for first in range(0, o.n, o.batch_size):
                     chosen = range(first, min(first + o.batch_size, o.n))
-                    drawn.append(ddpm.to_uint8(ddpm.sample(
-                        checkpoint.model, checkpoint.schedule, (len(chosen), 1, 28, 28), steps=steps, sampler=sampler, variance=variance,
-                        generator=[torch.Generator().manual_seed(mix(o.seed, "image", i)) for i in chosen],
-                        labels=labels[first : chosen[-1] + 1], precision=o.precision)))  # fmt: skip
+                    drawn.append(
+                        ddpm.to_uint8(
+                            ddpm.sample(
+                                checkpoint.model,
+                                checkpoint.schedule,
+                                (len(chosen), 1, 28, 28),
+                                steps=steps,
+                                sampler=sampler,
+                                variance=variance,
+                                generator=[
+                                    torch.Generator().manual_seed(
+                                        mix(o.seed, "image", i)
+                                    )
+                                    for i in chosen
+                                ],
+                                labels=labels[first : chosen[-1] + 1],
+                                precision=o.precision,
+                            )
+                        )
+                    )
                 seconds, images = time.monotonic() - begin, torch.cat(drawn)
-                place.with_suffix(".partial").write_text(json.dumps(
-                    {"row": name, "steps": steps, "seconds_an_image": digits(torch.tensor(seconds / o.n), 3), **judged(images),
-                     "shown": images[:: o.n // SHOWN][:SHOWN].flatten().tolist()}))  # fmt: skip
+                place.with_suffix(".partial").write_text(
+                    json.dumps(
+                        {
+                            "row": name,
+                            "steps": steps,
+                            "seconds_an_image": digits(torch.tensor(seconds / o.n), 3),
+                            **judged(images),
+                            "shown": images[:: o.n // SHOWN][:SHOWN].flatten().tolist(),
+                        }
+                    )
+                )
                 place.with_suffix(".partial").replace(place)
                 print(f"{name}, {steps} steps: {seconds:.0f} s", flush=True)
             row = json.loads(place.read_text())
-            pictures.append(torch.tensor(row.pop("shown"), dtype=torch.uint8).view(-1, 1, 28, 28))
+            pictures.append(
+                torch.tensor(row.pop("shown"), dtype=torch.uint8).view(-1, 1, 28, 28)
+            )
             rows.append(row)
     settings = {"n": o.n, "batch_size": o.batch_size, "precision": o.precision}
-    keep("steps", made | {"settings": settings, "floor": floor, "rows": rows}, ddpm.to_model_range(torch.cat(pictures)), columns=SHOWN)
+    keep(
+        "steps",
+        made | {"settings": settings, "floor": floor, "rows": rows},
+        ddpm.to_model_range(torch.cat(pictures)),
+        columns=SHOWN,
+    )
 
 
 if __name__ == "__main__":

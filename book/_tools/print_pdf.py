@@ -16,11 +16,10 @@ from typing import Any
 from urllib.parse import quote
 
 import yaml
-from pypdf import PdfReader, PdfWriter
-from pypdf.generic import ArrayObject, DictionaryObject, NameObject
-
 from browser import CHROMIUM, Browser
 from notebooks import ROOT, notebooks, read
+from pypdf import PdfReader, PdfWriter
+from pypdf.generic import ArrayObject, DictionaryObject, NameObject
 
 BUILT = ROOT / "_build" / "html"
 TARGET = ROOT / "_build" / "ddpm-book.pdf"
@@ -43,27 +42,47 @@ UNSET = "[...document.querySelectorAll('article .math')].filter(e => !e.querySel
 
 def equations() -> list[str]:
     """The numbers that the notebooks' equations carry."""
-    cells = (cell.source for path in notebooks() for cell in read(path).cells if cell.cell_type == "markdown")
-    return sorted({tag for source in cells for tag in re.findall(r"\\tag\{([^}]*)\}", source)})
+    cells = (
+        cell.source
+        for path in notebooks()
+        for cell in read(path).cells
+        if cell.cell_type == "markdown"
+    )
+    return sorted(
+        {tag for source in cells for tag in re.findall(r"\\tag\{([^}]*)\}", source)}
+    )
 
 
 def contents() -> list[Path]:
     """The built pages in the order of the book."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [BUILT / f"{name}.html" for name in [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]]
+    return [
+        BUILT / f"{name}.html"
+        for name in [
+            toc["root"],
+            *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"]),
+        ]
+    ]
 
 
 def print_page(browser: Browser, page: Path) -> tuple[PdfReader, list[str], list[str]]:
     """One page, printed; what is wrong with it; the names of its equations."""
     browser.open(page.as_uri(), timeout=300)
     browser.js(PREPARE)
-    wrong = [f"too wide for the sheet: {what}" for what in dict.fromkeys(browser.js(TOO_WIDE))]
+    wrong = [
+        f"too wide for the sheet: {what}"
+        for what in dict.fromkeys(browser.js(TOO_WIDE))
+    ]
     if unset := browser.js(UNSET):
         wrong.append(f"{unset} formulas are not set")
     if closed := browser.js("document.querySelectorAll('details:not([open])').length"):
         wrong.append(f"{closed} solutions are closed")
     names = browser.js("[...document.querySelectorAll('[id^=eq-]')].map(e => e.id)")
-    return PdfReader(BytesIO(browser.pdf())), [f"{page.name}: {what}" for what in wrong], names
+    return (
+        PdfReader(BytesIO(browser.pdf())),
+        [f"{page.name}: {what}" for what in wrong],
+        names,
+    )
 
 
 def print_book(pages: list[Path], target: Path = TARGET) -> list[str]:
@@ -79,13 +98,22 @@ def print_book(pages: list[Path], target: Path = TARGET) -> list[str]:
             wrong, printed = wrong + faults, printed + names
             begins[page.as_uri()] = len(book.pages)
             by_place(chapter)
-            book.append(chapter, outline_item=browser.js("document.querySelector('h1')?.firstChild?.textContent || document.title"))
+            book.append(
+                chapter,
+                outline_item=browser.js(
+                    "document.querySelector('h1')?.firstChild?.textContent || document.title"
+                ),
+            )
             print(f"make pdf: {page.stem}, {len(chapter.pages)} pages", file=sys.stderr)
         number(book, browser)
     finally:
         browser.close()
     between(book, begins)
-    wrong += [f"Eq. ({tag}) is missing" for tag in equations() if f"eq-{tag.lower()}" not in printed]
+    wrong += [
+        f"Eq. ({tag}) is missing"
+        for tag in equations()
+        if f"eq-{tag.lower()}" not in printed
+    ]
     target.parent.mkdir(parents=True, exist_ok=True)
     book.compress_identical_objects()  # every page has brought its own copy of the fonts
     book.write(target)
@@ -94,7 +122,13 @@ def print_book(pages: list[Path], target: Path = TARGET) -> list[str]:
 
 def number(book: PdfWriter, browser: Browser) -> None:
     """The sheets of the whole book from 1 on: the browser, which would count every chapter anew, prints as many empty ones and numbers those."""
-    browser.open("data:text/html," + quote("<div style='break-after:page'>&nbsp;</div>" * (len(book.pages) - 1) + "&nbsp;"))
+    browser.open(
+        "data:text/html,"
+        + quote(
+            "<div style='break-after:page'>&nbsp;</div>" * (len(book.pages) - 1)
+            + "&nbsp;"
+        )
+    )
     numbers = PdfReader(BytesIO(browser.pdf(numbered=True)))
     if len(numbers.pages) != len(book.pages):
         raise RuntimeError(f"{len(numbers.pages)} numbers for {len(book.pages)} sheets")
@@ -113,7 +147,10 @@ def links(pages: Iterable[Any]) -> Iterator[DictionaryObject]:
 def by_place(chapter: PdfReader) -> None:
     """Links inside a page go to a place in it, not to a name: two pages may have used the same name."""
     for link in links(chapter.pages):
-        if isinstance(link.get("/Dest"), str) and (to := chapter.named_destinations.get(link["/Dest"])) is not None:
+        if (
+            isinstance(link.get("/Dest"), str)
+            and (to := chapter.named_destinations.get(link["/Dest"])) is not None
+        ):
             link[NameObject("/Dest")] = to.dest_array
 
 
@@ -124,14 +161,20 @@ def between(book: PdfWriter, begins: dict[str, int]) -> None:
         if address.startswith("file:"):
             del link["/A"]
         if address in begins:
-            link[NameObject("/Dest")] = ArrayObject([book.pages[begins[address]].indirect_reference, NameObject("/Fit")])
+            link[NameObject("/Dest")] = ArrayObject(
+                [book.pages[begins[address]].indirect_reference, NameObject("/Fit")]
+            )
 
 
 def main() -> None:
     if not CHROMIUM:
-        sys.exit("make pdf prints with Chromium or Chrome, and none was found: install one (Debian: apt install chromium)")
+        sys.exit(
+            "make pdf prints with Chromium or Chrome, and none was found: install one (Debian: apt install chromium)"
+        )
     wrong = print_book(contents())
-    print(f"{TARGET.relative_to(ROOT)}: {len(PdfReader(TARGET).pages)} pages, {TARGET.stat().st_size / 1e6:.1f} MB")
+    print(
+        f"{TARGET.relative_to(ROOT)}: {len(PdfReader(TARGET).pages)} pages, {TARGET.stat().st_size / 1e6:.1f} MB"
+    )
     sys.exit("\n".join(wrong) if wrong else 0)
 
 

@@ -29,63 +29,154 @@ def sha256(path: Path) -> str:
 
 
 def machine() -> str:
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.machine())
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
     cores = torch.get_num_threads()
     return f"{cores} core{'s' if cores > 1 else ''} of an {model.removesuffix(' Processor')} processor, torch {torch.__version__.split('+')[0]}"
 
 
-def training_command(network: dict, info: dict, out: str = "runs/fashion", init: str | None = None) -> str:
-    words = ["ddpm", "train", "--data", info["data"], "--out", out, *(["--init", init] if init else [])]
+def training_command(
+    network: dict, info: dict, out: str = "runs/fashion", init: str | None = None
+) -> str:
+    words = [
+        "ddpm",
+        "train",
+        "--data",
+        info["data"],
+        "--out",
+        out,
+        *(["--init", init] if init else []),
+    ]
     for name in ("steps", "batch_size", "lr", "warmup", "decay", "ema", "seed"):
-        words += [f"--{name.replace('_', '-')}", f"{info['training'][name]:g}" if isinstance(info["training"][name], float) else str(info["training"][name])]
+        words += [
+            f"--{name.replace('_', '-')}",
+            f"{info['training'][name]:g}"
+            if isinstance(info["training"][name], float)
+            else str(info["training"][name]),
+        ]
     for name in ("width", "multipliers", "blocks", "attention", "groups", "dropout"):
         value = network[name]
-        words += [f"--{name}", *([str(v) for v in value] if isinstance(value, (list, tuple)) else [f"{value:g}"])]
+        words += [
+            f"--{name}",
+            *(
+                [str(v) for v in value]
+                if isinstance(value, (list, tuple))
+                else [f"{value:g}"]
+            ),
+        ]
     return shlex.join(words)
 
 
 def forming(checkpoint: ddpm.Checkpoint, n: int) -> str:
     """The landing page's picture: ten garments, one a class, out of static. HTML that needs no kernel."""
     seeds = [torch.Generator().manual_seed(i) for i in range(10)]
-    steps = list(ddpm.sample_steps(checkpoint.model, checkpoint.schedule, (10, 1, 28, 28), steps=n, generator=seeds, labels=torch.arange(10)))
+    steps = list(
+        ddpm.sample_steps(
+            checkpoint.model,
+            checkpoint.schedule,
+            (10, 1, 28, 28),
+            steps=n,
+            generator=seeds,
+            labels=torch.arange(10),
+        )
+    )
     steps = [step for i, step in enumerate(steps) if i % max(n // 25, 1) == 0]
-    slider = FrameSlider([image_grid(x.clamp(-1, 1), columns=5) for _, x, _ in steps], [t for t, _, _ in steps], name="t", scale=4.9, start=len(steps) - 1,
-                         alt="Ten pictures of clothing form out of static as t falls from 1000 to 0, one for each class of Fashion-MNIST",
-                         caption="Ten garments that nobody ever made, out of static. Press play, or drag t.")  # fmt: skip
+    slider = FrameSlider(
+        [image_grid(x.clamp(-1, 1), columns=5) for _, x, _ in steps],
+        [t for t, _, _ in steps],
+        name="t",
+        scale=4.9,
+        start=len(steps) - 1,
+        alt="Ten pictures of clothing form out of static as t falls from 1000 to 0, one for each class of Fashion-MNIST",
+        caption="Ten garments that nobody ever made, out of static. Press play, or drag t.",
+    )
     return slider._repr_html_()
 
 
-def main(run: Path, name: str, note: str | None = None, steps: int | None = None) -> None:
+def main(
+    run: Path, name: str, note: str | None = None, steps: int | None = None
+) -> None:
     source, target = find_checkpoint(run), ROOT / "data" / "checkpoints" / name
     newest = ddpm.load_checkpoint(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     if note:
         newest.info["note"] = note
-    save_checkpoint(target, newest.model, newest.schedule, step=newest.step, info=newest.info)
+    save_checkpoint(
+        target, newest.model, newest.schedule, step=newest.step, info=newest.info
+    )
     (target / "log.jsonl").write_text((run / "log.jsonl").read_text())
 
-    words = ["sample", f"data/checkpoints/{name}", "-n", "64", "--seed", "0", "--out", f"data/checkpoints/{name}/samples.png"]
+    words = [
+        "sample",
+        f"data/checkpoints/{name}",
+        "-n",
+        "64",
+        "--seed",
+        "0",
+        "--out",
+        f"data/checkpoints/{name}/samples.png",
+    ]
     words += ["--steps", str(steps)] if steps else []
     began = time.monotonic()
-    if ddpm_command([word.replace("data/", f"{ROOT}/data/", 1) if word.startswith("data/") else word for word in words]):
+    if ddpm_command(
+        [
+            word.replace("data/", f"{ROOT}/data/", 1)
+            if word.startswith("data/")
+            else word
+            for word in words
+        ]
+    ):
         raise SystemExit("sampling failed")
     seconds = round(time.monotonic() - began)
-    card = {"command": shlex.join(["ddpm", *words]), "seed": 0, "images": 64, "steps": steps or newest.schedule.T, "seconds": seconds, "machine": machine(),
-            "weights_sha256": sha256(target / "weights.safetensors"), "picture_sha256": sha256(target / "samples.png")}  # fmt: skip
+    card = {
+        "command": shlex.join(["ddpm", *words]),
+        "seed": 0,
+        "images": 64,
+        "steps": steps or newest.schedule.T,
+        "seconds": seconds,
+        "machine": machine(),
+        "weights_sha256": sha256(target / "weights.safetensors"),
+        "picture_sha256": sha256(target / "samples.png"),
+    }
     (target / "samples.json").write_text(json.dumps(card, indent=1) + "\n")
     (ROOT / "book" / "forming.html").write_text(forming(newest, steps or 200) + "\n")
 
-    log, settings = [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()], newest.info["training"]
+    log, settings = (
+        [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()],
+        newest.info["training"],
+    )
     network = newest.model.config
     tail = [line["loss"] for line in log[-20:]]
     every = log[-1]["step"] - log[-2]["step"]
-    commands, seconds_in_all, images_in_all = [], newest.info["seconds"], newest.step * settings["batch_size"]
+    commands, seconds_in_all, images_in_all = (
+        [],
+        newest.info["seconds"],
+        newest.step * settings["batch_size"],
+    )
     if before := newest.info.get("init"):
-        commands += [training_command(network | {"groups": before["groups"]}, newest.info | before, out="runs/first")]
+        commands += [
+            training_command(
+                network | {"groups": before["groups"]},
+                newest.info | before,
+                out="runs/first",
+            )
+        ]
         seconds_in_all += before["seconds"]
         images_in_all += before["step"] * before["training"]["batch_size"]
-    commands += [training_command(network, newest.info, init="runs/first" if before else None)]
-    asked = f"{settings['steps']:,} of {settings['batch_size']} images" + (f", after {before['step']:,} of {before['training']['batch_size']}" if before else "")
+    commands += [
+        training_command(network, newest.info, init="runs/first" if before else None)
+    ]
+    asked = f"{settings['steps']:,} of {settings['batch_size']} images" + (
+        f", after {before['step']:,} of {before['training']['batch_size']}"
+        if before
+        else ""
+    )
     note = " " + newest.info["note"] if newest.info.get("note") else ""
     (target / "README.md").write_text(f"""# Fashion-MNIST, class-conditional
 
@@ -113,7 +204,9 @@ networks see each image two thousand times.{note} No claim is made about anythin
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
     parser.add_argument("--note")

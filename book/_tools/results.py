@@ -25,25 +25,42 @@ RESULTS = ROOT / "data" / "results"
 def made_by(checkpoint: ddpm.Checkpoint, seed: int) -> dict:
     """What goes first into every file of results. To be called when the checkpoint is loaded: its file may be another one later."""
     return {
-        "command": shlex.join(["python", f"book/_tools/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(
+            ["python", f"book/_tools/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+        ),
         "seed": seed,
         "weights_sha256": sha256(checkpoint.path / "weights.safetensors"),
         "training_steps": checkpoint.step,
-        "versions": {"ddpm_core": ddpm.__version__, "torch": str(torch.__version__), "python": platform.python_version()},
+        "versions": {
+            "ddpm_core": ddpm.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
         "machine": machine(),
     }
 
 
-def keep(name: str, result: dict, images: torch.Tensor | None = None, columns: int = 20) -> None:
+def keep(
+    name: str, result: dict, images: torch.Tensor | None = None, columns: int = 20
+) -> None:
     """Write NAME.json, and images float in [-1, 1] as NAME.png, each completely or not at all."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     if images is not None:
         partial = RESULTS / f".{name}.png.partial"
-        Image.fromarray(image_grid(images, columns, gap=0)).save(partial, "PNG", optimize=True)
-        result = {**result, "columns": columns, "picture_sha256": hashlib.sha256(partial.read_bytes()).hexdigest()}
+        Image.fromarray(image_grid(images, columns, gap=0)).save(
+            partial, "PNG", optimize=True
+        )
+        result = {
+            **result,
+            "columns": columns,
+            "picture_sha256": hashlib.sha256(partial.read_bytes()).hexdigest(),
+        }
         partial.replace(RESULTS / f"{name}.png")
     partial = RESULTS / f".{name}.json.partial"
-    partial.write_text(json.dumps(result, separators=(",", ":")).replace(',"', ',\n"') + "\n", encoding="utf-8")
+    partial.write_text(
+        json.dumps(result, separators=(",", ":")).replace(',"', ',\n"') + "\n",
+        encoding="utf-8",
+    )
     partial.replace(RESULTS / f"{name}.json")
     print(f"{RESULTS / name}.json: written")
 
@@ -53,12 +70,26 @@ def digits(x: torch.Tensor, n: int = 5) -> list:
     return [digits(row, n) for row in x] if x.ndim else float(f"{float(x):.{n}g}")
 
 
-def decode(model, schedule: ddpm.Schedule, x_t: torch.Tensor, t: int, steps: int, seeds: list[int]) -> torch.Tensor:
+def decode(
+    model,
+    schedule: ddpm.Schedule,
+    x_t: torch.Tensor,
+    t: int,
+    steps: int,
+    seeds: list[int],
+) -> torch.Tensor:
     """x_0 ~ p_theta(x_0 | x_t): the reverse process from t on, in `steps` steps, with a noise for each image by its seed.
 
     The first t betas are a schedule of their own, whose alpha_bar are the same: so Algorithm 2 on it starts at t. The variance is
     beta_tilde, the better choice where steps are few: beta leaves a grain.
     """
     from_t = ddpm.Schedule(schedule.beta[: t + 1])
-    return ddpm.sample(model, from_t, x_t.shape, steps=steps, variance="beta_tilde", x_T=x_t,
-                       generator=[torch.Generator().manual_seed(s) for s in seeds])  # fmt: skip
+    return ddpm.sample(
+        model,
+        from_t,
+        x_t.shape,
+        steps=steps,
+        variance="beta_tilde",
+        x_T=x_t,
+        generator=[torch.Generator().manual_seed(s) for s in seeds],
+    )

@@ -20,7 +20,9 @@ def set_address(url: str, root: Path = ROOT) -> None:
     file = root / "pyproject.toml"
     text = LINE.sub("", file.read_text())
     if url:
-        text = text.replace("[project.urls]\n", f'[project.urls]\nRepository = "{url}"\n')
+        text = text.replace(
+            "[project.urls]\n", f'[project.urls]\nRepository = "{url}"\n'
+        )
     file.write_text(text)
     for path in sorted((root / "book").glob("*.ipynb")):
         nb = read(path)

@@ -6,6 +6,7 @@
 
 Standard library only. The syntax is that of Python 2.7 as well, so that an old Python gets as far as the message meant for it.
 """
+
 import hashlib
 import json
 import os
@@ -17,18 +18,28 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 VENV = os.path.join(ROOT, ".venv")
-STAMP = os.path.join(VENV, ".stamp")  # line 1: this Python, this folder; line 2, once all is installed: what was installed
+STAMP = os.path.join(
+    VENV, ".stamp"
+)  # line 1: this Python, this folder; line 2, once all is installed: what was installed
 OLDEST = (3, 11)
 ROOM_TO_INSTALL = 2500  # MB: 1,500 installed with the CPU's torch, the rest while wheels are unpacked; CUDA's torch needs 7,000
 ROOM_TO_BUILD = 200  # MB: the site and the caches of a test run
-HELD = ["torch==2.13.0"]  # `lock` keeps these: the stored outputs and the published numbers were made with this torch
+HELD = [
+    "torch==2.13.0"
+]  # `lock` keeps these: the stored outputs and the published numbers were made with this torch
 
 # What a failed command said -> what to do about it. The first that matches is told.
 REASONS = [
     (r"No space left on device|Errno 28|Disk quota exceeded", "disk"),
-    (r"name resolution|Network is unreachable|NewConnectionError|ConnectTimeout|Read timed out|ProxyError|Connection (refused|reset)|SSLError", "network"),
+    (
+        r"name resolution|Network is unreachable|NewConnectionError|ConnectTimeout|Read timed out|ProxyError|Connection (refused|reset)|SSLError",
+        "network",
+    ),
     (r"ensurepip is not available|No module named '?(ensurepip|venv)", "venv"),
-    (r"No matching distribution|requires a different Python|Could not find a version", "wheel"),
+    (
+        r"No matching distribution|requires a different Python|Could not find a version",
+        "wheel",
+    ),
 ]
 
 
@@ -46,8 +57,22 @@ def main(verb="setup"):
         say("making .venv with Python %d.%d" % sys.version_info[:2])
         run([sys.executable, "-m", "venv", "--clear", VENV])
     write(STAMP, made + "\n")
-    say("installing into .venv what constraints.txt pins (the first time some minutes, most of them for torch)")
-    run([python(), "-m", "pip", "install", "--disable-pip-version-check", "-c", "constraints.txt", "-e", ".[book,test]"])
+    say(
+        "installing into .venv what constraints.txt pins (the first time some minutes, most of them for torch)"
+    )
+    run(
+        [
+            python(),
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "-c",
+            "constraints.txt",
+            "-e",
+            ".[book,test]",
+        ]
+    )
     write(STAMP, made + "\n" + key + "\n")
     say("done")
 
@@ -56,10 +81,28 @@ def lock(held):
     """constraints.txt: the newest set that pyproject.toml allows, with some held. Nothing is installed."""
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.json")
-        run([python(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--dry-run", "--ignore-installed",
-             "--report", report, ".[book,test]"] + held)  # fmt: skip
+        run(
+            [
+                python(),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--dry-run",
+                "--ignore-installed",
+                "--report",
+                report,
+                ".[book,test]",
+            ]
+            + held
+        )
         found = [item["metadata"] for item in json.loads(read(report))["install"]]
-    pins = sorted("%s==%s" % (m["name"].lower(), m["version"].split("+")[0]) for m in found if m["name"] != "ddpm-core")
+    pins = sorted(
+        "%s==%s" % (m["name"].lower(), m["version"].split("+")[0])
+        for m in found
+        if m["name"] != "ddpm-core"
+    )
     head = (
         "# Exactly what `make book` and `make test` install; written by `make lock`, not by hand.\n"
         "# Versions without their local part (+cpu, +cu130): each system takes its own build of torch,\n"
@@ -71,14 +114,18 @@ def lock(held):
 
 def check_python(version):
     if version < OLDEST:
-        fail("Python %d.%d is too old: %d.%d or newer is needed.\nInstall one, or name it:  make PYTHON=/path/to/python%d.%d book"
-             % (version[0], version[1], OLDEST[0], OLDEST[1], OLDEST[0], OLDEST[1]))  # fmt: skip
+        fail(
+            "Python %d.%d is too old: %d.%d or newer is needed.\nInstall one, or name it:  make PYTHON=/path/to/python%d.%d book"
+            % (version[0], version[1], OLDEST[0], OLDEST[1], OLDEST[0], OLDEST[1])
+        )
 
 
 def check_room(needed, purpose):
     if free(ROOT) < needed:
-        fail("the disk is nearly full: %d MB are free at %s and %d MB are needed %s.\nMake room and run the same command again."
-             % (free(ROOT), ROOT, needed, purpose))  # fmt: skip
+        fail(
+            "the disk is nearly full: %d MB are free at %s and %d MB are needed %s.\nMake room and run the same command again."
+            % (free(ROOT), ROOT, needed, purpose)
+        )
 
 
 def explain(said):
@@ -86,21 +133,36 @@ def explain(said):
     reason = next((name for pattern, name in REASONS if re.search(pattern, said)), None)
     if reason == "disk":
         places = sorted({ROOT, tempfile.gettempdir(), os.path.expanduser("~")})
-        return "the disk is full. Free: %s.\nMake room (pip unpacks in the temporary folder; TMPDIR moves it) and run the same command again." % (
-            ", ".join("%d MB at %s" % (free(p), p) for p in places))  # fmt: skip
+        return (
+            "the disk is full. Free: %s.\nMake room (pip unpacks in the temporary folder; TMPDIR moves it) and run the same command again."
+            % (", ".join("%d MB at %s" % (free(p), p) for p in places))
+        )
     if reason == "network":
         return "the package index cannot be reached. Packages are downloaded once; after that no network is needed.\nRun the same command again when there is one."
     if reason == "venv":
-        return "this Python cannot make virtual environments. On Debian and Ubuntu:  apt install python%d.%d-venv" % sys.version_info[:2]
+        return (
+            "this Python cannot make virtual environments. On Debian and Ubuntu:  apt install python%d.%d-venv"
+            % sys.version_info[:2]
+        )
     if reason == "wheel":
-        return "a package has no build for Python %d.%d on this system (see above); 3.11, 3.12 and 3.13 are tested.\nName another:  make PYTHON=python3.12 book" % sys.version_info[:2]
+        return (
+            "a package has no build for Python %d.%d on this system (see above); 3.11, 3.12 and 3.13 are tested.\nName another:  make PYTHON=python3.12 book"
+            % sys.version_info[:2]
+        )
     return "the command above failed; its own words say why. What was installed is kept: run the same command again to go on."
 
 
 def run(command):
     """Run in ROOT, showing everything; end with a readable reason if it fails."""
     try:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True, errors="replace")
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            errors="replace",
+        )
         said = []
         for line in process.stderr:
             sys.stderr.write(line)
@@ -108,25 +170,36 @@ def run(command):
         if process.wait() == 0:
             return
         # venv prints the reason of a failed ensurepip on its standard output: a missing module is asked for directly.
-        if "venv" in command and subprocess.call([sys.executable, "-c", "import ensurepip, venv"], stderr=subprocess.DEVNULL):
+        if "venv" in command and subprocess.call(
+            [sys.executable, "-c", "import ensurepip, venv"], stderr=subprocess.DEVNULL
+        ):
             said.append("No module named ensurepip")
         fail(explain("".join(said)))
     except OSError as error:
-        fail(explain(str(error)) if error.errno == 28 else "%s: %s" % (command[0], error))
+        fail(
+            explain(str(error)) if error.errno == 28 else "%s: %s" % (command[0], error)
+        )
 
 
 def usable():
     """Is there a .venv, not made by this script, that will do? (A half-made one has no pip yet.)"""
     try:
-        said = subprocess.check_output([python(), "-c", "import sys, pip; print(sys.version)"], stderr=subprocess.DEVNULL)
+        said = subprocess.check_output(
+            [python(), "-c", "import sys, pip; print(sys.version)"],
+            stderr=subprocess.DEVNULL,
+        )
     except (OSError, subprocess.CalledProcessError):
         return False
     return said.decode().strip() == sys.version.strip()
 
 
 def fingerprints():
-    made = hashlib.sha256((sys.version + ROOT).encode()).hexdigest()  # a folder that was moved, or another Python: .venv anew
-    wanted = "".join(read(os.path.join(ROOT, name)) for name in ("pyproject.toml", "constraints.txt"))
+    made = hashlib.sha256(
+        (sys.version + ROOT).encode()
+    ).hexdigest()  # a folder that was moved, or another Python: .venv anew
+    wanted = "".join(
+        read(os.path.join(ROOT, name)) for name in ("pyproject.toml", "constraints.txt")
+    )
     return made, hashlib.sha256(wanted.encode()).hexdigest()
 
 

@@ -26,18 +26,38 @@ SHA256 = {  # of what is kept, before it is compressed
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["npm", "pack", "--silent", "--ignore-scripts", f"onnxruntime-web@{VERSION}"], cwd=folder, check=True)
+        subprocess.run(
+            [
+                "npm",
+                "pack",
+                "--silent",
+                "--ignore-scripts",
+                f"onnxruntime-web@{VERSION}",
+            ],
+            cwd=folder,
+            check=True,
+        )
         (package,) = Path(folder).glob("*.tgz")
-        found = "sha512-" + base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode()
+        found = (
+            "sha512-"
+            + base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode()
+        )
         if found != INTEGRITY:
-            raise SystemExit(f"the package has the sum {found}; wanted {INTEGRITY}: it is not the one that was published")
+            raise SystemExit(
+                f"the package has the sum {found}; wanted {INTEGRITY}: it is not the one that was published"
+            )
         with tarfile.open(package) as archive:
-            files = {name: archive.extractfile(f"package/dist/{name}").read() for name in (SCRIPT, WASM)}
+            files = {
+                name: archive.extractfile(f"package/dist/{name}").read()
+                for name in (SCRIPT, WASM)
+            }
     for name, data in files.items():
         if (found := hashlib.sha256(data).hexdigest()) != SHA256[name]:
             raise SystemExit(f"{name} has the sum {found}; wanted {SHA256[name]}")
     TARGET.mkdir(parents=True, exist_ok=True)
-    script = files[SCRIPT].decode().rsplit("\n//# sourceMappingURL", 1)[0] + "\n"  # the map is not here, and a browser would ask for it
+    script = (
+        files[SCRIPT].decode().rsplit("\n//# sourceMappingURL", 1)[0] + "\n"
+    )  # the map is not here, and a browser would ask for it
     (TARGET / SCRIPT).write_text(script)
     (TARGET / f"{WASM}.gz").write_bytes(gzip.compress(files[WASM], 9, mtime=0))
     print(f"{TARGET}: onnxruntime-web {VERSION}")
