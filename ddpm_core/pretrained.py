@@ -450,7 +450,7 @@ def _config(unet: UNet) -> dict[str, Any]:
         if (
             set(value) != set(back[name])
             if name == "attention"
-            else value != back[name]
+            else value != back.get(name)
         )
     }
     if lost:

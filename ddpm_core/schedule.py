@@ -116,8 +116,10 @@ def _check_steps(T: int) -> None:
         )
 
 
-def check_t(t: int | Tensor, T: int, lowest: int = 1) -> None:
-    """Raise unless t is an int, or a LongTensor (B,), within lowest..T."""
+def check_t(t: float | Tensor, T: int, lowest: int = 1, real: bool = False) -> None:
+    """Raise unless t is an int, or a LongTensor (B,), within lowest..T; with real=True floats may lie between."""
+    if real and isinstance(t, float):
+        t = torch.tensor(t)
     if isinstance(t, bool) or not isinstance(t, (int, Tensor)):
         raise TypeError(
             f"t is a {type(t).__name__}; wanted an int or a LongTensor (B,) in {lowest}..{T}"
@@ -126,14 +128,15 @@ def check_t(t: int | Tensor, T: int, lowest: int = 1) -> None:
         if not lowest <= t <= T:
             raise ValueError(f"t = {t}; wanted the paper's time, {lowest}..{T}")
         return
-    if t.dtype not in (torch.int64, torch.int32) or t.ndim > 1:
+    whole = t.dtype in (torch.int64, torch.int32)
+    if not (whole or real and t.is_floating_point()) or t.ndim > 1:
         raise TypeError(
             f"t has dtype {t.dtype} and shape {tuple(t.shape)}; wanted an int or a LongTensor (B,) in {lowest}..{T}"
         )
     if t.device.type == "cpu":
-        if t.numel() and not (lowest <= int(t.min()) and int(t.max()) <= T):
+        if t.numel() and not (lowest <= t.min().item() and t.max().item() <= T):
             raise ValueError(
-                f"t runs from {int(t.min())} to {int(t.max())}; wanted the paper's time, {lowest}..{T}"
+                f"t runs from {t.min().item()} to {t.max().item()}; wanted the paper's time, {lowest}..{T}"
             )
     elif (
         t.device.type == "cuda"

@@ -32,11 +32,21 @@ class UNet(nn.Module):
     groups       of every GroupNorm. The paper's 32 wants a width of 64 or more: with 32 channels each is a group of its own, whose
                  norm takes away again what the time embedding has added to it, and that level does not see t. Use 8 there
     learn_variance  answer with 2 * channels, [prediction | v]: v is the log of what multiplies beta_t, see reverse_variance
+    condition    channels that are laid beside x_t, such as a picture to be enlarged. Their
+                 weights start at zero: the network starts as the one without them
+    context      entries of a token, such as a word's, which every attention then reads
+                 beside the pixels (Nichol et al. 2021, GLIDE), or None
+    pooled       entries of one vector for all of it, added to the time's, or None
 
-    model(x_t, t) with x_t (B, channels, H, W) float and t an int or LongTensor (B,) in 1..T returns a tensor like x_t;
-    model(x_t, t, y) takes labels y, LongTensor (B,), too. The defaults are the paper's CIFAR-10 network.
-    Raises ValueError for sizes that cannot be halved often enough, for attention at a side that no level has and for x_t or t that do not
-    fit; TypeError for sizes that are no whole numbers.
+    model(x_t, t) with x_t (B, channels, H, W) float and t an int or LongTensor (B,) in 1..T returns a tensor like x_t. Between whole
+    times t may be a float or a tensor of floats. The defaults are the paper's CIFAR-10 network. What else it may be told:
+    y          labels, LongTensor (B,)            condition  (B, condition, H, W) float
+    context    (B, K, context) float, K tokens    mask       (B, K) bool, False for tokens that are no words; None: all are
+    pooled     (B, pooled) float
+    A row of the mask without a single True, like context=None, means "no words": one learned token, and one learned vector for
+    `pooled`, stand for that.
+    Raises ValueError for sizes that cannot be halved often enough, for attention at a side that no level has and for x_t, t or
+    conditions that do not fit; TypeError for sizes that are no whole numbers.
     """
 
     def __init__(
@@ -51,6 +61,9 @@ class UNet(nn.Module):
         classes: int | None = None,
         groups: int = 32,
         learn_variance: bool = False,
+        condition: int = 0,
+        context: int | None = None,
+        pooled: int | None = None,
     ):
         super().__init__()
         _check_whole(
@@ -61,6 +74,9 @@ class UNet(nn.Module):
             blocks=blocks,
             attention=attention,
             groups=groups,
+            condition=condition,
+            context=context or 0,
+            pooled=pooled or 0,
         )
         multipliers, attention = tuple(multipliers), tuple(attention)
         self.config = dict(
@@ -75,6 +91,8 @@ class UNet(nn.Module):
             groups=groups,
             learn_variance=learn_variance,
         )
+        more = dict(condition=condition, context=context, pooled=pooled)
+        self.config |= {name: size for name, size in more.items() if size}
         self.classes, self.stride = classes, 2 ** (len(multipliers) - 1)
         _check_sizes(
             image_size,
@@ -86,13 +104,22 @@ class UNet(nn.Module):
             dropout,
             classes,
             groups,
+            condition,
+            context,
+            pooled,
         )
         sides = [image_size // 2**i for i in range(len(multipliers))]
         widths = [width * m for m in multipliers]
 
         self.embed_time = TimeEmbedding(width)
         self.embed_label = nn.Embedding(classes + 1, 4 * width) if classes else None
-        self.conv_in = conv3x3(channels, width)
+        self.embed_pooled = linear(pooled, 4 * width) if pooled else None
+        self.no_pooled = nn.Parameter(torch.zeros(1, pooled)) if pooled else None
+        self.no_words = (
+            nn.Parameter(torch.randn(1, 1, context) / 50) if context else None
+        )
+        self.conv_in = conv3x3(channels + condition, width)
+        nn.init.zeros_(self.conv_in.weight[:, channels:])  # what is beside x_t
 
         here, skips = width, [width]
         self.down = nn.ModuleList()
@@ -101,7 +128,9 @@ class UNet(nn.Module):
             for _ in range(blocks):
                 level.blocks.append(ResBlock(here, out, 4 * width, dropout, groups))
                 level.attention.append(
-                    Attention(out, groups) if side in attention else nn.Identity()
+                    Attention(out, groups, context)
+                    if side in attention
+                    else nn.Identity()
                 )
                 here = out
                 skips.append(here)
@@ -113,7 +142,7 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList(
             [
                 ResBlock(here, here, 4 * width, dropout, groups),
-                Attention(here, groups),
+                Attention(here, groups, context),
                 ResBlock(here, here, 4 * width, dropout, groups),
             ]
         )
@@ -126,7 +155,9 @@ class UNet(nn.Module):
                     ResBlock(here + skips.pop(), out, 4 * width, dropout, groups)
                 )
                 level.attention.append(
-                    Attention(out, groups) if side in attention else nn.Identity()
+                    Attention(out, groups, context)
+                    if side in attention
+                    else nn.Identity()
                 )
                 here = out
             if side != sides[0]:
@@ -138,47 +169,150 @@ class UNet(nn.Module):
             here, 2 * channels if learn_variance else channels, scale=0.0
         )
 
-    def forward(self, x: Tensor, t: int | Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: float | Tensor,
+        y: Tensor | None = None,
+        *,
+        condition: Tensor | None = None,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        pooled: Tensor | None = None,
+    ) -> Tensor:
         self._check_input(x, t, y)
+        self._check_conditions(x, condition, context, mask, pooled)
+        emb = self.embed(x, t, y, mask, pooled)
+        text = self.read(x, context, mask)
+        h, skips = self.encode(x, emb, condition, text)
+        return self.decode(h, skips, emb, text)
+
+    def embed(
+        self,
+        x: Tensor,
+        t: float | Tensor,
+        y: Tensor | None = None,
+        mask: Tensor | None = None,
+        pooled: Tensor | None = None,
+    ) -> Tensor:
+        """What every block is told: the time, the label, the whole of the words."""
         t = (
-            torch.full((1,), t, device=x.device)
-            if isinstance(t, int)
-            else t.to(x.device).reshape(-1)
+            t.to(x.device).reshape(-1)
+            if isinstance(t, Tensor)
+            else torch.full((1,), t, device=x.device)
         )
         emb = self.embed_time(t)  # (B, E), or (1, E) for one t for all images
         if self.embed_label is not None:
-            emb = emb + self.embed_label(
-                torch.full_like(t, self.classes or 0) if y is None else y.to(x.device)
-            )  # (B, E)
-        emb = F.silu(emb)
+            none = torch.full(t.shape, self.classes or 0, device=x.device)
+            emb = emb + self.embed_label(none if y is None else y.to(x.device))
+        if self.embed_pooled is not None and self.no_pooled is not None:
+            told = self.no_pooled if pooled is None else pooled.to(self.no_pooled)
+            if pooled is not None and mask is not None:
+                told = torch.where(mask.any(1, keepdim=True), told, self.no_pooled)
+            emb = emb + self.embed_pooled(told)
+        return F.silu(emb)  # (B, E)
 
-        h = self.conv_in(x)  # (B, width, H, W)
+    def read(
+        self, x: Tensor, context: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """The tokens that attention sees, the learned one for "no words" first, and which of them each image sees."""
+        if self.no_words is None:
+            return None
+        nothing = self.no_words.expand(len(x), -1, -1)  # (B, 1, context)
+        if context is None:
+            return nothing, torch.ones(len(x), 1, dtype=torch.bool, device=x.device)
+        if mask is None:
+            mask = torch.ones(context.shape[:2], dtype=torch.bool, device=x.device)
+        tokens = torch.cat([nothing, context.to(nothing)], dim=1)  # (B, 1 + K, context)
+        return tokens, torch.cat([~mask.any(1, keepdim=True), mask], dim=1)
+
+    def encode(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        condition: Tensor | None = None,
+        text: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The way down and the middle, and what the way up will look at again."""
+        h = x if condition is None else torch.cat([x, condition.to(x)], dim=1)
+        h = self.conv_in(h)  # (B, width, H, W)
         skips = [h]
         for level in cast(Iterable[Level], self.down):
-            for block, attend in zip(level.blocks, level.attention):
-                h = attend(block(h, emb))
+            for block, attention in zip(level.blocks, level.attention):
+                h = look(attention, block(h, emb), text)
                 skips.append(h)
             if level.resample is not None:
                 h = level.resample(h)  # (B, C, H/2, W/2)
                 skips.append(h)
+        first, attention, second = self.middle
+        return second(look(attention, first(h, emb), text), emb), skips
 
-        first, attend, second = self.middle
-        h = second(attend(first(h, emb)), emb)
-
+    def decode(
+        self,
+        h: Tensor,
+        skips: list[Tensor],
+        emb: Tensor,
+        text: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """The way up; takes the skips off the end of the list."""
         for level in cast(Iterable[Level], self.up):
-            for block, attend in zip(level.blocks, level.attention):
-                h = attend(
-                    block(torch.cat([h, skips.pop()], dim=1), emb)
+            for block, attention in zip(level.blocks, level.attention):
+                h = block(
+                    torch.cat([h, skips.pop()], dim=1), emb
                 )  # skip: (B, C', H, W)
+                h = look(attention, h, text)
             if level.resample is not None:
                 h = level.resample(h)  # (B, C, 2H, 2W)
+        answer: Tensor = self.conv_out(swish(self.norm_out(h)))
+        return answer  # (B, channels, H, W), twice the channels with learn_variance
 
-        answer: Tensor = self.conv_out(
-            swish(self.norm_out(h))
-        )  # (B, channels, H, W), twice the channels with learn_variance
-        return answer
+    def _check_conditions(
+        self,
+        x: Tensor,
+        condition: Tensor | None,
+        context: Tensor | None,
+        mask: Tensor | None,
+        pooled: Tensor | None,
+    ) -> None:
+        c, B = dict(condition=0, context=0, pooled=0) | self.config, len(x)
+        wanted = {
+            "condition": (condition, c["condition"], (B, c["condition"], *x.shape[2:])),
+            "context": (context, c["context"], (B, None, c["context"])),
+            "pooled": (pooled, c["pooled"], (B, c["pooled"])),
+        }
+        for name, (given, size, shape) in wanted.items():
+            form = str(shape).replace("None", "K")
+            if given is None:
+                if name == "condition" and size:
+                    raise ValueError(
+                        f"this UNet has condition = {size} channels beside x_t and was "
+                        f"given none; wanted condition=, floats of shape {form}"
+                    )
+                continue
+            if not size:
+                raise ValueError(
+                    f"{name}= was given to a UNet without; build it with UNet({name}=...)"
+                )
+            if not isinstance(given, Tensor) or not given.is_floating_point():
+                kind = getattr(given, "dtype", type(given).__name__)
+                raise TypeError(f"{name} is {kind}; wanted floats of shape {form}")
+            if len(given.shape) != len(shape) or any(
+                n is not None and n != m for n, m in zip(shape, given.shape)
+            ):
+                raise ValueError(
+                    f"{name} has shape {tuple(given.shape)}; wanted {form}"
+                )
+        if mask is not None and (
+            context is None
+            or mask.dtype != torch.bool
+            or mask.shape != context.shape[:2]
+        ):
+            raise ValueError(
+                f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; wanted "
+                f"bool (B, K) beside context= of shape (B, K, {c['context']})"
+            )
 
-    def _check_input(self, x: Tensor, t: int | Tensor, y: Tensor | None) -> None:
+    def _check_input(self, x: Tensor, t: float | Tensor, y: Tensor | None) -> None:
         channels = self.config["channels"]
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError(
@@ -197,7 +331,7 @@ class UNet(nn.Module):
                 f"images of {x.shape[2]} x {x.shape[3]} pixels cannot be halved {len(self.down) - 1} times; "
                 f"wanted sides divisible by {self.stride}: pad them, or use fewer multipliers"
             )
-        check_t(t, 2**31)
+        check_t(t, 2**31, real=True)
         if isinstance(t, Tensor) and t.ndim == 1 and len(t) not in (1, len(x)):
             raise ValueError(
                 f"t has {len(t)} entries for a batch of {len(x)}; wanted one t for each image, or an int"
@@ -287,26 +421,41 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the pixels, one head: softmax(q k^T / sqrt(C)) v, added to the input. (B, C, H, W) -> the same."""
+    """Self-attention over the pixels, one head: softmax(q k^T / sqrt(C)) v, added to the input. (B, C, H, W) -> the same.
 
-    def __init__(self, channels: int, groups: int = 32):
+    With `context` the K tokens of a text join the pixels as keys and values: one softmax over both, so each pixel shares its
+    attention out between other pixels and words (Nichol et al. 2021, GLIDE).
+    """
+
+    def __init__(self, channels: int, groups: int = 32, context: int | None = None):
         super().__init__()
         self.norm = norm(channels, groups)
-        self.q, self.k, self.v = (
-            linear(channels, channels),
-            linear(channels, channels),
-            linear(channels, channels),
-        )
+        self.q, self.k, self.v = (linear(channels, channels) for _ in range(3))
         self.out = linear(channels, channels, scale=0.0)
+        self.context = linear(context, 2 * channels) if context else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, text: tuple[Tensor, Tensor] | None = None) -> Tensor:
         # One token a pixel, one head: named, or torch takes a slower way; copied once here, not once for each of q, k and v.
         tokens = rearrange(self.norm(x), "b c h w -> b 1 (h w) c").contiguous()
-        h = attend(self.q(tokens), self.k(tokens), self.v(tokens))  # (B, 1, HW, C)
+        q, k, v = self.q(tokens), self.k(tokens), self.v(tokens)  # (B, 1, HW, C)
+        seen = None
+        if self.context is not None and text is not None:
+            words = rearrange(
+                self.context(text[0]), "b k (two c) -> two b 1 k c", two=2
+            )
+            k, v = torch.cat([words[0], k], dim=2), torch.cat([words[1], v], dim=2)
+            seen = F.pad(text[1], (0, tokens.shape[2]), value=True)[:, None, None]
+        h = attend(q, k, v, seen)  # (B, 1, HW, C)
         answer: Tensor = x + rearrange(
             self.out(h), "b 1 (h w) c -> b c h w", h=x.shape[2]
         )
         return answer
+
+
+def look(attention: nn.Module, h: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The attention of a block, or nothing where there is none."""
+    answer: Tensor = attention(h, text) if isinstance(attention, Attention) else h
+    return answer
 
 
 class Downsample(nn.Module):
@@ -387,8 +536,15 @@ def _check_sizes(
     dropout: float,
     classes: int | None,
     groups: int,
+    condition: int,
+    context: int | None,
+    pooled: int | None,
 ) -> None:
     levels = len(multipliers)
+    if min(more := (condition, context or 0, pooled or 0)) < 0:
+        raise ValueError(
+            f"condition, context, pooled = {more}; wanted sizes of at least 0"
+        )
     if levels < 1 or blocks < 1 or channels < 1 or min(multipliers) < 1:
         raise ValueError(
             f"multipliers = {multipliers}, blocks = {blocks}, channels = {channels}; wanted at least one, each at least 1"
