@@ -339,7 +339,7 @@ def test_kept_samples_of_other_settings_or_from_a_stranger_are_refused(
 
 def test_real_images_reach_the_floor_and_are_no_copies(real):
     """Test images in the place of samples: everything beside agrees, up to chance. Four of its own spreads."""
-    (train, _), (test, _) = real["train"], real["test"]
+    (train, _), (test, labels) = real["train"], real["test"]
     result = measure_pictures(
         fashion_features(), test[:80], labels[:80], train, test[80:], labels[80:]
     )
