@@ -77,7 +77,7 @@ def fashion_features(folder: str | Path | None = None) -> FashionClassifier:
     )
     about, weights = folder / "classifier.json", folder / "weights.safetensors"
     remedy = (
-        "take another copy, or train it anew: python book/_tools/train_classifier.py"
+        "take another copy, or train it anew: python -m experiments.train_classifier"
     )
     for file in (about, weights):
         if not file.is_file():

@@ -10,7 +10,6 @@ import types
 
 import pytest
 import torch
-import train_classifier
 from laboratory import generator, randomise
 from safetensors.torch import load_file, save_file
 
@@ -23,6 +22,7 @@ from ddpm_core.features import (
     fashion_features,
     inception_features,
 )
+from experiments import train_classifier
 
 SHIPPED = data_folder() / "checkpoints" / "fashion-classifier"
 

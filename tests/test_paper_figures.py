@@ -3,15 +3,14 @@
 import json
 from argparse import Namespace
 
-import ablation
 import numpy as np
-import paper_figures
 import pytest
 import torch
 from laboratory import SHORT, generator, randomise, small_unet
 from PIL import Image
 
 import ddpm_core as ddpm
+from experiments import ablation, paper_figures
 
 
 @pytest.fixture

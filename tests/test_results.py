@@ -3,18 +3,19 @@
 import hashlib
 import json
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
-import measure_interpolation
-import measure_steps
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from results import decode
 
 import ddpm_core as ddpm
 from ddpm_core.training import mix
+from experiments import interpolation as between_two
+from experiments import steps as table_of_steps
+from experiments.results import decode
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = sorted((ROOT / "data" / "results").glob("*.json"))
@@ -32,7 +33,7 @@ def test_there_are_results() -> None:
 def test_says_how_it_was_made(path: Path) -> None:
     result = json.loads(path.read_text())
     words = shlex.split(result["command"])
-    assert words[0] == "python" and (ROOT / words[1]).is_file(), (
+    assert words[:2] == ["python", "-m"] and find_spec(words[2]), (
         "the command names a script of the repository"
     )
     assert result["weights_sha256"] in WEIGHTS, (
@@ -113,7 +114,7 @@ def test_some_samples_of_the_table_of_steps_are_drawn_again(
         result["settings"]["n"],
         [(r["row"], r["steps"]) for r in result["rows"]].index((row, steps)),
     )
-    sampler, variance = measure_steps.SAMPLERS[row]
+    sampler, variance = table_of_steps.SAMPLERS[row]
     chosen = [0, n // 10 * 9]
     x = ddpm.sample(
         kept.model,
@@ -161,7 +162,7 @@ def test_a_row_between_two_pictures_is_drawn_again() -> None:
     result, kept, grid = stored("interpolation")
     images, _ = ddpm.load_images("fashion-mnist", "test")
     (a, b), t, n = result["road"][0], result["times"][1], result["mixtures"]["road"]
-    row = measure_interpolation.between(
+    row = between_two.between(
         kept, *ddpm.to_model_range(images[[a, b]]), t, n, 1000 * result["seed"]
     )
     same(row, grid[1, :n], grid[len(result["times"]), :n])

@@ -1,6 +1,6 @@
 """Pictures between two pictures: data/results/interpolation.json and interpolation.png.
 
-    python book/_tools/measure_interpolation.py [data/checkpoints/fashion-mnist] [--seed 0]
+    python -m experiments.interpolation [data/checkpoints/fashion-mnist] [--seed 0]
 
 Two images are noised to the time t with the same noise, mixed linearly, and the mixture is decoded by t / 10 reverse steps, with the same
 noises for every mixture and no label. Two sets, one after the other in the grid, nine or eleven pictures a row:
@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 
 import torch
-from results import decode, keep, made_by
 from tqdm.auto import tqdm
 
 import ddpm_core as ddpm
+from experiments.results import decode, keep, made_by
 
 ROAD = ((1, 0), (8, 9))  # the pairs' classes: trouser and T-shirt, bag and boot
 TIMES = tuple(range(100, 1001, 100))

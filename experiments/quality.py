@@ -1,6 +1,6 @@
 """Draw 2,000 samples and judge them with Fashion features: data/results/quality.json (or --name), and all of the samples in quality.png.
 
-    python book/_tools/measure_quality.py [data/checkpoints/fashion-mnist] [--steps 1000] [--seed 0]
+    python -m experiments.quality [data/checkpoints/fashion-mnist] [--steps 1000] [--seed 0]
 
 The same measurements as `ddpm evaluate`. Sampling takes hours with all thousand steps; stopped, it goes on where it was. Image i depends
 on the seed, on i and on its label only, so that any of them can be drawn again alone.
@@ -9,11 +9,10 @@ on the seed, on i and on its label only, so that any of them can be drawn again 
 import argparse
 from pathlib import Path
 
-from results import ROOT, keep, made_by
-
 import ddpm_core as ddpm
 from ddpm_core.evaluation import Sampling, draw, measure_pictures
 from ddpm_core.features import fashion_features
+from experiments.results import ROOT, keep, made_by
 
 
 def main() -> None:

@@ -1,14 +1,14 @@
 """Table 2 in small: what is predicted, what is minimised, which variance; everything else alike. Writes data/results/ablation.json.
 
-    python book/_tools/ablation.py                                      all rows, three seeds: about an hour on one core; started again, it goes on
-    python book/_tools/ablation.py --rows eps-simple mu-bound --seeds 0   some of them
+    python -m experiments.ablation                                      all rows, three seeds: about an hour on one core; started again, it goes on
+    python -m experiments.ablation --rows eps-simple mu-bound --seeds 0   some of them
 
 The images are Fashion-MNIST's with each 2 x 2 pixels averaged, 14 x 14, without labels, and the chain has T = 100 steps whose betas are
 ten times the paper's, so that x_T is noise as well; so a run takes minutes, and samples are drawn with all steps. A run is a folder
 below --out, in which result.json says what it measured. The averaged weights of seed 0 are kept in data/checkpoints/ablation/.
 
 On a GPU, with the paper's data, network and length (the rows, seeds and budget are options):
-    python book/_tools/ablation.py --data cifar10 --T 1000 --paper --steps 800000 --batch-size 128 --lr 2e-4 --samples 50000 --features inception --out runs/cifar10-ablation
+    python -m experiments.ablation --data cifar10 --T 1000 --paper --steps 800000 --batch-size 128 --lr 2e-4 --samples 50000 --features inception --out runs/cifar10-ablation
 """
 
 import argparse
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from results import ROOT, digits, keep, made_by
 
 import ddpm_core as ddpm
 from ddpm_core.checkpoint import save_checkpoint
@@ -28,6 +27,7 @@ from ddpm_core.metrics import frechet_distance
 from ddpm_core.objectives import choose_objective
 from ddpm_core.reverse import as_eps_model
 from ddpm_core.training import mix, read_log
+from experiments.results import ROOT, digits, keep, made_by
 
 ROWS = {  # name -> prediction, objective, variance; in the order of the paper's table, then the one that it only mentions
     "mu-bound-learned": ("mu", "bound", "learned"),

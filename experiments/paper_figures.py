@@ -1,14 +1,14 @@
 """Figures 5 to 8 and Table 4 of the paper, for any network and its data, in one command; made for a GPU.
 
-    python book/_tools/paper_figures.py runs/cifar10 --data cifar10 --out figures/cifar10
-    python book/_tools/paper_figures.py google/ddpm-celebahq-256 --data folder:celeba-hq --out figures/celeba
+    python -m experiments.paper_figures runs/cifar10 --data cifar10 --out figures/cifar10
+    python -m experiments.paper_figures google/ddpm-celebahq-256 --data folder:celeba-hq --out figures/celeba
 
 The network is a run of `ddpm train`, or weights of diffusers: a folder, or a hub id. Written to --out:
     figure5.json  rate and distortion at every t, and Table 4's rows, means over --bound test images (Eq. (5), (13), (15))
     figure6.png   x0_hat while pictures form, a row each (progressive generation)
     figure7.png   rows: test images; columns: samples that share x_t, four for each t of 1000, 750, 500, 250, and the image itself
     figure8.png   rows: pairs of test images; columns: interpolations at t = 500, from one to the other
-The book's own pictures of these figures, of its small network, come from measure_bound.py, measure_shared.py and measure_interpolation.py.
+The book's own pictures of these figures, of its small network, come from the experiments bound, shared and interpolation.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Several pictures out of one x_t: data/results/shared.json and shared.png.
 
-    python book/_tools/measure_shared.py [data/checkpoints/fashion-mnist] [--seed 0]
+    python -m experiments.shared [data/checkpoints/fashion-mnist] [--seed 0]
 
 12 test images are noised to t = 1000, 750, 500, 250 and 100, each with one noise of its own for all t, and from each x_t four pictures
 are drawn, in t / 10 reverse steps, without a label. The grid has a row for each image and, in the order of t, four columns of draws.
@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import torch
-from results import decode, keep, made_by
 from tqdm.auto import tqdm
 
 import ddpm_core as ddpm
+from experiments.results import decode, keep, made_by
 
 TIMES, IMAGES, DRAWS = (1000, 750, 500, 250, 100), 12, 4
 

@@ -1,7 +1,7 @@
 """Fewer steps: how far from the training images samples are (Fashion features), and how long they take, for each sampler and number of
 steps. Writes data/results/steps.json, and the first ten samples of each row in steps.png.
 
-    python book/_tools/measure_steps.py [--steps 5 10 20 50 100 250] [-n 500] [--seed 0]       about half an hour on two cores
+    python -m experiments.steps [--steps 5 10 20 50 100 250] [-n 500] [--seed 0]       about half an hour on two cores
 
 All rows start from the same x_T: image i depends on the seed, on i, and on its label. Finished rows are kept in --out; started again, it
 goes on. Seconds are those of the machine that the file names, while nothing else ran on it as far as the command can know.
@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import torch
-from results import ROOT, digits, keep, made_by
 
 import ddpm_core as ddpm
 from ddpm_core.features import classify, fashion_features
 from ddpm_core.training import mix
+from experiments.results import ROOT, digits, keep, made_by
 
 SAMPLERS = {
     "beta": ("ddpm", "beta"),

@@ -1,6 +1,6 @@
 """Train the Fashion-MNIST classifier of data/checkpoints/fashion-classifier, measure it on the test set and write its card.
 
-    python book/_tools/train_classifier.py [--epochs 6] [--seed 0] [--out data/checkpoints/fashion-classifier]
+    python -m experiments.train_classifier [--epochs 6] [--seed 0] [--out data/checkpoints/fashion-classifier]
 
 One thread and seeded: the same machine gives the same weights. The test set is looked at after each epoch for the curve only; what is
 kept is the last epoch, whatever it is.
@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import torch
-from publish_model import machine
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,8 +23,7 @@ from tqdm import tqdm
 from ddpm_core import load_images, to_model_range
 from ddpm_core.data import CLASSES
 from ddpm_core.features import FORMAT, FashionClassifier, classify, fashion_features
-
-ROOT = Path(__file__).resolve().parents[2]
+from experiments.results import ROOT, machine
 
 
 def in_training(network: FashionClassifier) -> nn.Sequential:
@@ -203,7 +201,7 @@ def main() -> None:
     }
     card = {
         "format": FORMAT,
-        "command": f"python book/_tools/train_classifier.py --epochs {o.epochs} --seed {o.seed}",
+        "command": f"python -m experiments.train_classifier --epochs {o.epochs} --seed {o.seed}",
         "seed": o.seed,
         "epochs": o.epochs,
         "parameters": sum(p.numel() for p in network.parameters()),

@@ -1,6 +1,6 @@
 """Measure the bound of Eq. (5), term by term, on test and on training images: data/results/bound.json.
 
-    python book/_tools/measure_bound.py [data/checkpoints/fashion-mnist] [--images 512] [--seed 0]
+    python -m experiments.bound [data/checkpoints/fashion-mnist] [--images 512] [--seed 0]
 
 All T terms of one image would take T evaluations of the network. So the times 1..T are divided into strata, some of a single time, and
 in each stratum an image is measured at one t, drawn evenly from the stratum and with a noise of its own. That term, multiplied by the number
@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 
 import torch
-from results import digits, keep, made_by
 from tqdm.auto import tqdm
 
 import ddpm_core as ddpm
 from ddpm_core.bound import bound_term
 from ddpm_core.gaussian import kl_divergence
 from ddpm_core.reverse import reverse_variance
+from experiments.results import digits, keep, made_by
 
 SINGLE = [
     *range(1, 11),

@@ -1,6 +1,6 @@
 """Send test images through Algorithms 3 and 4 and count the bytes: data/results/codec.json.
 
-    python book/_tools/measure_codec.py [data/checkpoints/fashion-mnist] [--images 1000] [--seed 0]
+    python -m experiments.codec [data/checkpoints/fashion-mnist] [--images 1000] [--seed 0]
 
 Two parts. All images are encoded without loss, a hundred to a file, decoded, and compared bit by bit; PNG and WebP of the same images
 are made beside. The first `--curve` of them are also encoded at every time of the codec's schedule, with and without loss: the bytes,
@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from results import ROOT, digits, keep, made_by
 from tqdm.auto import tqdm
 
 import ddpm_core as ddpm
 from ddpm_core import codec
 from ddpm_core.checkpoint import beside
+from experiments.results import ROOT, digits, keep, made_by
 
 STEPS, BITS, FILE = 24, 16, 100
 RUNS = (

@@ -1,15 +1,13 @@
 """Publish a run: copy its newest averaged weights to data/checkpoints/, draw the sample grid and the landing page's slider, write the card.
 
-    python book/_tools/publish_model.py runs/fashion fashion-mnist [--note "What the commands do not say."] [--draft]
+    python -m experiments.publish runs/fashion fashion-mnist [--note "What the commands do not say."] [--draft]
 
 Everything that the card says is read from the run, but for the note; the samples are made by the command that samples.json records.
 --draft takes 20 steps instead of all, to look at an unfinished run.
 """
 
 import argparse
-import hashlib
 import json
-import platform
 import shlex
 import time
 from pathlib import Path
@@ -20,25 +18,7 @@ import ddpm_core as ddpm
 from ddpm_core.checkpoint import find_checkpoint, save_checkpoint
 from ddpm_core.cli import main as ddpm_command
 from ddpm_core.figures import FrameSlider, image_grid
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def machine() -> str:
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    cores = torch.get_num_threads()
-    return f"{cores} core{'s' if cores > 1 else ''} of an {model.removesuffix(' Processor')} processor, torch {torch.__version__.split('+')[0]}"
+from experiments.results import ROOT, machine, sha256
 
 
 def training_command(

@@ -13,20 +13,36 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from publish_model import machine, sha256
 
 import ddpm_core as ddpm
 from ddpm_core.figures import image_grid
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "results"
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def machine() -> str:
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    cores = torch.get_num_threads()
+    return f"{cores} core{'s' if cores > 1 else ''} of an {model.removesuffix(' Processor')} processor, torch {torch.__version__.split('+')[0]}"
 
 
 def made_by(checkpoint: ddpm.Checkpoint, seed: int) -> dict:
     """What goes first into every file of results. To be called when the checkpoint is loaded: its file may be another one later."""
     return {
         "command": shlex.join(
-            ["python", f"book/_tools/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+            ["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
         ),
         "seed": seed,
         "weights_sha256": sha256(checkpoint.path / "weights.safetensors"),
