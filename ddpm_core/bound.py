@@ -19,6 +19,7 @@ from .reverse import (
     check_randomness,
     device_of,
     draw,
+    eps_of_x0,
     evaluating,
     fresh_generator,
     log_joint,
@@ -256,6 +257,8 @@ class BitsPerDim:
     terms: Tensor  # (B, T) terms[:, t - 1] is L_{t-1}; terms[:, 0] is L_0
     mse: Tensor  # (B, T) mean squared error of eps_hat at t, in [:, t - 1]
     x0_mse: Tensor  # (B, T) mean squared error of x0_hat at t on [-1, 1], in [:, t - 1]
+    # With clip_x0 both are of what the terms are made of: x0_hat clamped, and the
+    # eps_hat that fits it and x_t.
 
     @property
     def rate(self) -> Tensor:
@@ -485,6 +488,7 @@ def _term_at(
     x0_hat = predict_x0(schedule, x_t, t, eps_hat)
     if clip_x0:
         x0_hat = x0_hat.clamp(-1, 1)
+        eps_hat = eps_of_x0(schedule, x_t, t, x0_hat)
     mean, _ = q_posterior(schedule, x0_hat, x_t, t)
     sigma2 = at(reverse_variance(schedule, variance), t, x0)
     term = bound_term(

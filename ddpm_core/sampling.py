@@ -22,6 +22,7 @@ from .reverse import (
     check_randomness,
     device_of,
     draw,
+    eps_of_x0,
     evaluating,
     fresh_generator,
     predict_x0,
@@ -41,6 +42,7 @@ def sample(
     sampler: str = "ddpm",
     variance: str = "beta",
     clip_x0: bool = True,
+    eta: float = 0.0,
     generator: Generator | Sequence[Generator] | None = None,
     x_T: Tensor | None = None,
     labels: Tensor | None = None,
@@ -57,7 +59,7 @@ def sample(
     from tqdm.auto import tqdm
 
     shape = _check(
-        schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance
+        schedule, shape, steps, sampler, variance, eta, generator, x_T, labels, guidance
     )
     trajectory = sample_steps(
         model,
@@ -67,6 +69,7 @@ def sample(
         sampler=sampler,
         variance=variance,
         clip_x0=clip_x0,
+        eta=eta,
         generator=generator,
         x_T=x_T,
         labels=labels,
@@ -104,6 +107,7 @@ def sample_steps(
     sampler: str = "ddpm",
     variance: str = "beta",
     clip_x0: bool = True,
+    eta: float = 0.0,
     generator: Generator | Sequence[Generator] | None = None,
     x_T: Tensor | None = None,
     labels: Tensor | None = None,
@@ -118,12 +122,16 @@ def sample_steps(
     steps      None: all T of them. Fewer: times spread from T to 1, evenly ("dpm": evenly in log SNR), with the betas that lead from
                one to the next, see `respace`
     sampler    "ddpm": Algorithm 2. "ddim": x_{t-1} = sqrt(alpha_bar_{t-1}) x0_hat + sqrt(1 - alpha_bar_{t-1}) eps_hat, no noise
-               (Song et al. 2021, Eq. (12) with sigma = 0). "dpm": the same ODE by DPM-Solver++(2M), which extrapolates from the last two
+               (Song et al. 2021, their 12 with sigma = 0). Where x0_hat is clamped, eps_hat is taken anew from it and x_t (`eps_of_x0`):
+               the two always fit x_t together, as Eq. (15) says. "dpm": the same ODE by DPM-Solver++(2M), which extrapolates from the last two
                x0_hat; its error falls with the square of the steps (Lu et al. 2022, Algorithm 2)
     variance   of the noise that "ddpm" adds, "beta" or "beta_tilde": the two choices of section 3.2; or "learned": beta_t exp(v)
                with a model that answers [eps_hat | v] (see reverse_variance)
     clip_x0    Departure: Algorithm 2 as printed does not clip. The official code clamps x0_hat to [-1, 1] and takes the mean from
                Eq. (7); with clip_x0=False that mean is Eq. (11) to the letter
+    eta        of "ddim": how much noise. 0: none. 1: the variance beta_tilde, and with it Algorithm 2's step for that variance. Between:
+               sigma_t^2 = eta^2 beta_tilde_t, of which the direction to x_t keeps the rest, sqrt(1 - alpha_bar_{t-1} - sigma_t^2)
+               (Song et al. 2021, their 12 and 16)
     generator  of x_T and of the noise; a list of one generator an image makes each image independent of the rest of its batch;
                None: a fresh seed every time. A CPU generator gives the same noise on every device
     x_T        the noise to start from, instead of drawing it
@@ -138,7 +146,7 @@ def sample_steps(
     Raises ValueError or TypeError for arguments that do not fit.
     """
     shape = _check(
-        schedule, shape, steps, sampler, variance, generator, x_T, labels, guidance
+        schedule, shape, steps, sampler, variance, eta, generator, x_T, labels, guidance
     )
     device = _device(model, x_T, generator)
     if generator is None:
@@ -168,7 +176,13 @@ def sample_steps(
                 x0_hat = x0_hat.clamp(-1, 1)
             yield times[i], x, x0_hat
             if sampler == "ddim":
-                x = at(signal, i - 1, x) * x0_hat + at(noise, i - 1, x) * eps
+                if clip_x0:  # with another x0_hat belongs another eps_hat
+                    eps = eps_of_x0(schedule, x, i, x0_hat)
+                added = eta**2 * schedule.beta_tilde[i]
+                direction = (1 - schedule.alpha_bar[i - 1] - added).clamp(min=0).sqrt()
+                x = at(signal, i - 1, x) * x0_hat + direction.to(x) * eps
+                if eta and i > 1:
+                    x = x + added.sqrt().to(x) * _normal(shape, generator, device).to(x)
             elif sampler == "dpm":
                 ahead = (
                     x0_hat
@@ -360,6 +374,7 @@ def _check(
     steps: int | None,
     sampler: str,
     variance: str,
+    eta: float,
     generator: Generator | Sequence[Generator] | None,
     x_T: Tensor | None,
     labels: Tensor | None,
@@ -392,6 +407,16 @@ def _check(
     if variance not in VARIANCES:
         raise ValueError(
             f'variance = {variance!r}; wanted "beta", "beta_tilde" or "learned"'
+        )
+    if (
+        isinstance(eta, bool)
+        or not isinstance(eta, (int, float))
+        or not 0 <= eta <= 1
+        or (eta and sampler != "ddim")
+    ):
+        raise ValueError(
+            f"eta = {eta!r} for sampler {sampler!r}; wanted a number from 0 (no noise) "
+            'to 1 (that of beta_tilde) for "ddim", 0 for the others'
         )
     if x_T is not None and (
         not isinstance(x_T, Tensor)

@@ -24,8 +24,11 @@ from ddpm_core import (
     respace,
     sample,
     sample_steps,
+    to_uint8,
 )
+from ddpm_core.features import classify, fashion_features
 from ddpm_core.processor import PackedConv2d
+from ddpm_core.reverse import eps_of_x0
 
 S = linear_schedule()
 N = 20_000
@@ -197,6 +200,80 @@ def test_ddim_is_its_formula_and_needs_no_noise(steps, untouched):
             + (1 - before) ** 0.5 * eps
         )
     assert_close(x, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm"])
+def test_guidance_does_not_destroy_pictures(sampler):
+    """Strong guidance drives x0_hat far out of range. With the old eps_hat beside the clamped x0_hat (as until 0.1.0), "ddim" drew
+    pictures of which the judge recognised one in fourteen at w = 7."""
+    checkpoint = load_checkpoint("data/checkpoints/fashion-mnist")
+    labels = torch.arange(20) % 10
+    x = sample(
+        checkpoint.model,
+        checkpoint.schedule,
+        (20, 1, 28, 28),
+        sampler=sampler,
+        steps=25,
+        labels=labels,
+        guidance=7.0,
+        generator=generator(),
+    )
+    _, logits = classify(fashion_features(), to_uint8(x))
+    assert (logits.argmax(1) == labels).double().mean() >= 0.9
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("steps", [None, 5])
+def test_ddim_with_all_its_noise_is_algorithm_2(clip, steps):
+    """eta = 1 is sigma^2 = beta_tilde (Song et al. 2021, section 4.1); from the same noise, step by step."""
+    model, shape = Scale(0.7), (4, 1, 2, 2)
+    how = dict(steps=steps, clip_x0=clip, x_T=randn(*shape))
+    ddim, ddpm = (
+        list(sample_steps(model, SHORT, shape, generator=generator(2), **how, **more))
+        for more in (
+            dict(sampler="ddim", eta=1),
+            dict(sampler="ddpm", variance="beta_tilde"),
+        )
+    )
+    clipped = torch.stack([x0_hat.abs() == 1 for _, _, x0_hat in ddpm[:-1]])
+    assert not clip or 0.01 < clipped.double().mean() < 0.99
+    for (t, x, x0_hat), (_, y, y0_hat) in zip(ddim, ddpm, strict=True):
+        assert_close(x, y, rtol=1e-9, atol=1e-9, msg=f"x at t = {t}")
+        assert_close(x0_hat, y0_hat, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_keeps_the_marginals_whatever_its_noise(eta):
+    """One step with x_0 known is a draw of q(x_{t-1} | x_0), by Eq. (4): mean and variance, for every eta."""
+    s, point = linear_schedule(2, 0.3, 0.6), 0.7
+    x_T = s.alpha_bar[2].sqrt() * point + (1 - s.alpha_bar[2]).sqrt() * randn(N, 1)
+    knows = lambda x, t: eps_of_x0(s, x, t, torch.full_like(x, point))
+    seen = dict(
+        (t, x)
+        for t, x, _ in sample_steps(
+            knows, s, (N, 1), sampler="ddim", eta=eta, x_T=x_T, generator=generator(4)
+        )
+    )
+    assert_moments(seen[1], point * s.alpha_bar[1] ** 0.5, 1 - s.alpha_bar[1])
+
+
+@pytest.mark.parametrize(
+    "eta, sampler",
+    [
+        (-0.1, "ddim"),
+        (1.1, "ddim"),
+        (True, "ddim"),
+        ("1", "ddim"),
+        (float("nan"), "ddim"),
+        (0.5, "ddpm"),
+        (1, "dpm"),
+    ],
+)
+def test_noise_that_cannot_be(eta, sampler):
+    with pytest.raises(
+        ValueError, match=f"eta = {eta!r} for sampler '{sampler}'; wanted"
+    ):
+        sample(Scale(), SHORT, (1, 1, 2, 2), sampler=sampler, eta=eta)
 
 
 def test_x0_is_clipped_before_the_mean_is_taken():

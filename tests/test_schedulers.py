@@ -54,7 +54,8 @@ def noise_in_float32(monkeypatch):
     draw = lambda shape, generator, device, dtype: torch.randn(
         shape, generator=generator
     ).to(dtype)
-    monkeypatch.setattr(diffusers.schedulers.scheduling_ddpm, "randn_tensor", draw)
+    for theirs in ("scheduling_ddpm", "scheduling_ddim"):
+        monkeypatch.setattr(getattr(diffusers.schedulers, theirs), "randn_tensor", draw)
 
 
 def predictor(schedule):
@@ -140,28 +141,54 @@ def test_ddpm_steps(variance, clip):
 
 
 @clipping
-def test_ddim_steps(clip):
+@pytest.mark.parametrize("eta", [0, 0.4, 1])
+def test_ddim_steps(clip, eta):
+    """Clipped, theirs has to be told to take eps_hat anew: use_clipped_model_output."""
     model, g = predictor(S), generator(1)
+    how = dict(eta=eta, use_clipped_model_output=clip)
 
     def taken_by(theirs):
         theirs.set_timesteps(1000)
         return lambda x, t, noise: (
-            theirs.step(model(x, torch.full((2,), t)), t - 1, x, eta=0.0).prev_sample
+            theirs.step(
+                model(x, torch.full((2,), t)), t - 1, x, generator=noise, **how
+            ).prev_sample
         )
 
     steps = [taken_by(ddim(exact=exact, clip_sample=clip)) for exact in (True, False)]
     differences = at_every_step(
         sample_steps(
-            model, S, SHAPE, sampler="ddim", clip_x0=clip, generator=g, x_T=noise(0)
+            model,
+            S,
+            SHAPE,
+            sampler="ddim",
+            clip_x0=clip,
+            eta=eta,
+            generator=g,
+            x_T=noise(0),
         ),
         g,
         steps,
     )
     assert {1, 2, 3, 17, 986, 999, 1000} <= differences.keys()
     for t, (exact, rounded) in differences.items():
-        assert exact <= 1e-9 and rounded <= 1e-5, (
-            t
-        )  # at every t: nothing is divided by 1 - alpha_bar here
+        assert exact <= 1e-9 and rounded <= allowed(t, False), t
+
+
+def test_ddim_keeps_no_eps_hat_that_does_not_fit_its_x0_hat():
+    """What theirs does unless told otherwise is another step, where clipping has something to do."""
+    theirs, model, x = ddim(), lambda x, t: 0.99 * x, noise(0)
+    theirs.set_timesteps(1000)
+    ours = iter(sample_steps(model, S, SHAPE, sampler="ddim", x_T=x))
+    eps, (_, _, x0_hat) = model(x, 1000), next(ours)
+    assert 0.05 < (x0_hat.abs() == 1).double().mean() < 0.95
+    stale, anew = (
+        theirs.step(eps, 999, x, use_clipped_model_output=again).prev_sample
+        for again in (False, True)
+    )
+    following = next(ours)[1]
+    assert_close(following, anew, rtol=0, atol=1e-9)
+    assert (following - stale).abs().max() > 1e-3
 
 
 def chain(theirs, model, x, **kwargs):
@@ -247,7 +274,7 @@ def test_ddim_with_fewer_steps_at_the_times_that_they_choose(
     ours = sample(model, schedule, SHAPE, sampler="ddim", clip_x0=clip, x_T=noise(0))
     assert_close(
         ours,
-        chain(theirs, predictor(S), noise(0), eta=0.0),
+        chain(theirs, predictor(S), noise(0), use_clipped_model_output=clip),
         rtol=0,
         atol=1e-9 if exact else 1e-4,
     )  # 50 steps of 1e-5 at most
@@ -264,7 +291,12 @@ def test_ddim_with_fewer_steps_at_the_times_that_we_choose(clip, steps):
         predictor(S), S, SHAPE, steps=steps, sampler="ddim", clip_x0=clip, x_T=noise(0)
     )
     at_these = lambda x, i: predictor(S)(x, torch.tensor(times)[i])
-    assert_close(ours, chain(theirs, at_these, noise(0), eta=0.0), rtol=0, atol=1e-9)
+    assert_close(
+        ours,
+        chain(theirs, at_these, noise(0), use_clipped_model_output=clip),
+        rtol=0,
+        atol=1e-9,
+    )
 
 
 def test_their_ddim_does_not_visit_its_own_linspace_times():
@@ -274,7 +306,8 @@ def test_their_ddim_does_not_visit_its_own_linspace_times():
     aimed, visited = theirs.timesteps[:-1] - 1000 // 50, theirs.timesteps[1:]
     assert (aimed != visited).any()
     ours = sample(predictor(S), S, SHAPE, steps=50, sampler="ddim", x_T=noise(0))
-    assert (ours - chain(theirs, predictor(S), noise(0), eta=0.0)).abs().max() > 1e-4
+    theirs_ends = chain(theirs, predictor(S), noise(0), use_clipped_model_output=True)
+    assert (ours - theirs_ends).abs().max() > 1e-4
 
 
 def test_set_alpha_to_one_false_ends_before_x_0():

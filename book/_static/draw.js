@@ -50,7 +50,8 @@ const Draw = (() => {
       const x0 = x.map((v, k) => Math.min(1, Math.max(-1, (v - Math.sqrt(1 - now) * eps[k]) / Math.sqrt(now)))); // (15), clipped
       yield { t: times[i], x, x0 };
       if (sampler === "ddim") {
-        x = x0.map((v, k) => Math.sqrt(before) * v + Math.sqrt(1 - before) * eps[k]);
+        const onward = Math.sqrt((1 - before) / (1 - now)); // with the clipped x0_hat belongs the eps_hat of (15) that fits it and x_t
+        x = x.map((v, k) => Math.sqrt(before) * x0[k] + onward * (v - Math.sqrt(now) * x0[k]));
       } else {
         const ofX0 = (Math.sqrt(before) * (1 - alpha)) / (1 - now), ofX = (Math.sqrt(alpha) * (1 - before)) / (1 - now); // (7)
         const z = i > 1 ? noise(size) : null, sigma = Math.sqrt(1 - alpha); // sigma_t^2 = beta_t, and no noise in the last step
