@@ -117,6 +117,8 @@ def by_hand(
         mean = mean_of(x0_hat)
         if clip:
             x0_hat = x0_hat.clip(-1, 1)
+            if wrong != "eps kept":
+                eps_hat = (x_t - np.sqrt(bar[t]) * x0_hat) / np.sqrt(1 - bar[t])
             mean = (
                 mean.clip(-1, 1)
                 if wrong == "mean clipped"
@@ -194,7 +196,7 @@ def test_every_term_is_the_equation_written_out(variance, clip):
         "density",
         "no open ends",
         *(["C forgotten"] if variance != "beta_tilde" else []),
-        *(["clipped too late", "mean clipped"] if clip else []),
+        *(["clipped too late", "mean clipped", "eps kept"] if clip else []),
     ]
     for wrong in wrongs:
         with pytest.raises(AssertionError):
