@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import MultivariateNormal
 
-from .schedule import Schedule
+from .schedule import Schedule, alpha_bar_at
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class GaussianMixture:
     """q(x_0) = sum_k weight_k N(mean_k, cov_k).       weights (K,)      means (K, D)      covs (K, D, D)
 
     By Eq. (4), q(x_t) is the mixture of N(sqrt(alpha_bar_t) mean_k, alpha_bar_t cov_k + (1 - alpha_bar_t) I); t = 0 is the data.
+    t may lie between whole numbers, see `alpha_bar_at`.
     """
 
     weights: Tensor
@@ -40,21 +41,21 @@ class GaussianMixture:
         spread: Tensor = torch.linalg.cholesky(self.covs)
         return self.means[k] + (spread[k] @ z)[..., 0]
 
-    def _components(self, schedule: Schedule, t: int) -> MultivariateNormal:
-        alpha_bar = schedule.alpha_bar[t]
+    def _components(self, schedule: Schedule, t: float) -> MultivariateNormal:
+        alpha_bar = alpha_bar_at(schedule, t)
         noise = (1 - alpha_bar) * torch.eye(self.means.shape[1], dtype=torch.float64)
         return MultivariateNormal(
             alpha_bar.sqrt() * self.means, alpha_bar * self.covs + noise
         )
 
-    def log_density(self, schedule: Schedule, x_t: Tensor, t: int) -> Tensor:
+    def log_density(self, schedule: Schedule, x_t: Tensor, t: float) -> Tensor:
         """log q(x_t), (B, D) -> (B,), nats."""
         return torch.logsumexp(
             self.weights.log() + self._components(schedule, t).log_prob(x_t[:, None]),
             dim=1,
         )
 
-    def score(self, schedule: Schedule, x_t: Tensor, t: int) -> Tensor:
+    def score(self, schedule: Schedule, x_t: Tensor, t: float) -> Tensor:
         """grad log q(x_t), (B, D) -> (B, D): the components' scores, weighed by the probability that x_t came from each."""
         parts = self._components(schedule, t)
         belongs = torch.softmax(
@@ -65,18 +66,70 @@ class GaussianMixture:
         )[..., 0]  # (B, K, D)
         return (belongs[..., None] * scores).sum(1)
 
-    def posterior_mean(self, schedule: Schedule, x_t: Tensor, t: int) -> Tensor:
+    def posterior_mean(self, schedule: Schedule, x_t: Tensor, t: float) -> Tensor:
         """E[x_0 | x_t] = (x_t + (1 - alpha_bar_t) score) / sqrt(alpha_bar_t), Tweedie's formula. (B, D) -> (B, D)"""
-        alpha_bar = schedule.alpha_bar[t]
+        alpha_bar = alpha_bar_at(schedule, t)
         return (x_t + (1 - alpha_bar) * self.score(schedule, x_t, t)) / alpha_bar.sqrt()
 
-    def eps(self, schedule: Schedule, x_t: Tensor, t: int) -> Tensor:
+    def eps(self, schedule: Schedule, x_t: Tensor, t: float) -> Tensor:
         """E[eps | x_t] = -sqrt(1 - alpha_bar_t) score: the noise predictor that minimises Eq. (14). (B, D) -> (B, D)"""
-        return -(1 - schedule.alpha_bar[t]).sqrt() * self.score(schedule, x_t, t)
+        return -(1 - alpha_bar_at(schedule, t)).sqrt() * self.score(schedule, x_t, t)
 
-    def model(self, schedule: Schedule) -> Callable[[Tensor, int | Tensor], Tensor]:
+    def model(self, schedule: Schedule) -> Callable[[Tensor, float | Tensor], Tensor]:
         """The optimal model (x_t, t) -> eps_hat for `sample`, `simple_loss` and the bound; one t for the whole batch."""
         return lambda x_t, t: self.eps(schedule, x_t.double(), _single(t)).to(x_t.dtype)
+
+    def condition(
+        self, A: Tensor, y: Tensor, var: float | Tensor = 0.0
+    ) -> "GaussianMixture":
+        """q(x_0 | y) for y = A x_0 + n, n ~ N(0, var I): again a mixture, so the truth for guidance and inverse problems.
+
+        A (M, D)      y (M,)      var  a number >= 0, or a covariance (M, M)
+        With S_k = A cov_k A^T + var and K_k = cov_k A^T S_k^{-1}: weights ~ weight_k N(y; A mean_k, S_k), means
+        mean_k + K_k (y - A mean_k), covs cov_k - K_k A cov_k.
+        Raises ValueError for shapes that do not fit, a negative var, and S_k that cannot be inverted.
+        """
+        D = self.means.shape[1]
+        A, y = (torch.as_tensor(x, dtype=torch.float64) for x in (A, y))
+        if A.ndim != 2 or A.shape[1] != D or y.shape != A.shape[:1]:
+            raise ValueError(
+                f"A has shape {tuple(A.shape)} and y {tuple(y.shape)}; wanted (M, {D}) and (M,), one row of A for each entry of y"
+            )
+        noise = torch.as_tensor(var, dtype=torch.float64)
+        if noise.ndim == 0:
+            noise = noise * torch.eye(len(y), dtype=torch.float64)
+        if noise.shape != (len(y), len(y)) or bool((noise.diagonal() < 0).any()):
+            raise ValueError(
+                f"var = {var}; wanted a number >= 0 or a covariance {(len(y), len(y))}"
+            )
+        S = A @ self.covs @ A.T + noise
+        if bool((torch.linalg.cholesky_ex(S).info > 0).any()):
+            raise ValueError(
+                "A cov A^T + var cannot be inverted; wanted rows of A that differ, or var > 0"
+            )
+        gain = torch.linalg.solve(S, A @ self.covs).mT  # (K, D, M)
+        seen = self.means @ A.T  # (K, M)
+        log_weights = self.weights.log() + MultivariateNormal(seen, S).log_prob(y)
+        covs = self.covs - gain @ A @ self.covs
+        means = self.means + (gain @ (y - seen)[..., None])[..., 0]
+        return GaussianMixture(
+            torch.softmax(log_weights, 0), means, (covs + covs.mT) / 2
+        )
+
+    def posterior_cov(self, schedule: Schedule, x_t: Tensor, t: float) -> Tensor:
+        """Cov[x_0 | x_t], (B, D) -> (B, D, D): within the components and between them, no derivative of the score is used.
+
+        It equals (1 - alpha_bar_t) / sqrt(alpha_bar_t) dE[x_0 | x_t] / dx_t, the second order of Tweedie's formula.
+        """
+        alpha_bar, D = alpha_bar_at(schedule, t), self.means.shape[1]
+        A = alpha_bar.sqrt() * torch.eye(D, dtype=torch.float64)
+        found = []
+        for x in x_t.double():
+            given = self.condition(A, x, 1 - alpha_bar)
+            off = given.means - given.weights @ given.means
+            spread = given.covs + off[:, :, None] * off[:, None, :]
+            found.append((given.weights[:, None, None] * spread).sum(0))
+        return torch.stack(found)
 
 
 def gaussian(mean: Tensor, cov: Tensor) -> GaussianMixture:
@@ -306,14 +359,16 @@ class EmpiricalData:
 
     def model(self, schedule: Schedule) -> Callable[[Tensor, int | Tensor], Tensor]:
         """The optimal model (x_t, t) -> eps_hat; one t for the whole batch. Its samples are training images: it has memorised them."""
-        return lambda x_t, t: self.eps(schedule, x_t, _single(t))
+        return lambda x_t, t: self.eps(schedule, x_t, int(_single(t)))
 
 
-def _single(t: int | Tensor) -> int:
+def _single(t: float | Tensor) -> int | float:
+    """The one t of a batch: an int from whole numbers, a float where t is between them."""
     if isinstance(t, Tensor):
         if t.numel() > 1 and not (t == t.flatten()[0]).all():
             raise ValueError(
                 "an exact model answers for one t at a time; wanted the same t for the whole batch"
             )
-        t = int(t.flatten()[0])
+        first = t.flatten()[0]
+        return float(first) if t.is_floating_point() else int(first)
     return t

@@ -162,3 +162,25 @@ def send(x: Tensor, device: torch.device) -> Tensor:
     MPS reads x itself: there the call waits.
     """
     return x.to(device, non_blocking=device.type not in ("cpu", "mps"))
+
+
+def alpha_bar_at(schedule: Schedule, u: float | Tensor) -> Tensor:
+    """alpha_bar(u) for real u in 0..T: alpha_bar(t - 1 + r) = alpha_bar_{t-1} alpha_t^r, so log alpha_bar is linear between.
+
+    u  number or tensor of any shape      ->  float64, like u; the schedule's own entries where u is whole
+    Its decay b(u) = -d log alpha_bar / du = -log(1 - beta_t) on (t - 1, t] makes the VP-SDE dx = -b x du / 2 + sqrt(b) dw have
+    Eq. (2) as its exact transition over whole times (Song et al. 2021, Eq. (11), with this b for beta(t)).
+    Raises TypeError or ValueError for a u that is no number in 0..T.
+    """
+    if isinstance(u, bool) or not isinstance(u, (int, float, Tensor)):
+        raise TypeError(
+            f"u is a {type(u).__name__}; wanted a number or a tensor in 0..{schedule.T}"
+        )
+    u = torch.as_tensor(u, dtype=torch.float64).cpu()
+    if not bool(((u >= 0) & (u <= schedule.T)).all()):  # NaN is in no range, either
+        raise ValueError(
+            f"u runs from {float(u.min()):g} to {float(u.max()):g}; wanted real times in 0..{schedule.T}"
+        )
+    below = u.floor().long().clamp(max=schedule.T - 1)
+    part = u - below
+    return schedule.alpha_bar[below] * schedule.alpha[below + 1] ** part

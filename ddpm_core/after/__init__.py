@@ -1,0 +1,41 @@
+"""What came after the paper, made of the parts of `ddpm_core`. Nothing in the package imports this; the book and its users do.
+
+    from ddpm_core.after import flow_bits_per_dim
+
+gives a name of the table below, whichever file it lives in, and loads that file only. What belongs to the paper's own modules
+lives there and is named here, too.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    # scores and Langevin dynamics
+    "annealed_langevin": "ddpm_core.after.langevin",
+    "langevin_step": "ddpm_core.after.langevin",
+    "sliced_score_loss": "ddpm_core.after.langevin",
+    # the chain in continuous time
+    "alpha_bar_at": "ddpm_core.schedule",
+    "reverse_sde_step": "ddpm_core.after.sde",
+    "time_of": "ddpm_core.after.sde",
+    # the flow and its likelihood
+    "divergence": "ddpm_core.after.flows",
+    "flow": "ddpm_core.after.flows",
+    "flow_bits_per_dim": "ddpm_core.after.flows",
+    "flow_log_density": "ddpm_core.after.flows",
+    # worlds in which the answer is known
+    "GaussianMixture": "ddpm_core.exact",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(
+            f"ddpm_core.after has no {name!r}; it has {', '.join(__all__)}"
+        )
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
