@@ -24,20 +24,20 @@ book: setup  ## build the book from its stored outputs, strictly: a warning is a
 	@$(BIN)/jupyter-book build . -W --keep-going -q
 
 pdf: book  ## print the book into one file, _build/ddpm-book.pdf, its solutions open; needs Chromium or Chrome
-	@$(BIN)/python book/_tools/print_pdf.py
+	@$(BIN)/python -m book._tools.print_pdf
 
 test: book  ## run everything: the notebooks, the package's tests, the built site's
 	@BOOK_SITE=required TQDM_DISABLE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 colab:  ## run the notebooks on Colab's versions of the packages (PYTHON=python3.13 is Colab's); some gigabytes, some minutes; part of no test
-	@$(PYTHON) book/_tools/colab.py
+	@$(PYTHON) -m book._tools.colab
 
 bench: setup  ## measure speed and memory beside other libraries, about a quarter of an hour, and write book/speed.md; part of no test
-	@env -u OMP_NUM_THREADS $(BIN)/python bench/run.py
-	@$(BIN)/python bench/report.py
+	@env -u OMP_NUM_THREADS $(BIN)/python -m bench.run
+	@$(BIN)/python -m bench.report
 
 execute: setup  ## run the notebooks that changed and store their outputs
-	@TQDM_DISABLE=1 $(BIN)/python book/_tools/execute.py
+	@TQDM_DISABLE=1 $(BIN)/python -m book._tools.execute
 
 lock: setup  ## resolve pyproject.toml anew and write constraints.txt
 	@$(PYTHON) book/_tools/setup_env.py lock

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
@@ -10,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from measure import interleave
+from bench.measure import interleave
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "_build" / "html"
-sys.path.append(str(ROOT / "book" / "_tools"))
 
 
 def loops(dry: bool) -> Iterator[dict[str, Any]]:
@@ -51,7 +49,7 @@ def loops(dry: bool) -> Iterator[dict[str, Any]]:
 
 def pages(some: int | None = None) -> Iterator[dict[str, Any]]:
     """Bytes that every page loads, text compressed as public hosts send it, and the seconds until its first formula stands, from disk."""
-    from browser import CHROMIUM, FIRST_FORMULA, WATCH, Browser, weight
+    from book._tools.browser import CHROMIUM, FIRST_FORMULA, WATCH, Browser, weight
 
     if not CHROMIUM or not SITE.exists():
         return

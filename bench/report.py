@@ -1,10 +1,10 @@
-"""book/speed.md from bench/results/*.json: .venv/bin/python bench/report.py. Standard library only, and no figure of its own."""
+"""book/speed.md from bench/results/*.json: .venv/bin/python -m bench.report. Standard library only, and no figure of its own."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from measure import quartiles, ratios
+from bench.measure import quartiles, ratios
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "book" / "speed.md"

@@ -1,7 +1,7 @@
-"""Speed and memory beside other libraries: `make bench`, or .venv/bin/python bench/run.py [--parts networks,bound] [--rounds 5].
+"""Speed and memory beside other libraries: `make bench`, or .venv/bin/python -m bench.run [--parts networks,bound] [--rounds 5].
 
 Cases are interleaved in one run, because on a machine that does other work, too, only ratios taken together mean anything. Writes
-bench/results/<machine>-<date>.json with the seconds of every round; bench/report.py makes the page book/speed.md of all such files.
+bench/results/<machine>-<date>.json with the seconds of every round; bench.report makes the page book/speed.md of all such files.
 """
 
 import argparse
@@ -18,18 +18,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import improved
-import peers
-import project
 import torch
-from measure import interleave, machine, peak_bytes, quartiles
 from torch import Tensor, nn
 
 import ddpm_core as ddpm
+from bench import improved, peers, project
+from bench.measure import interleave, machine, peak_bytes, quartiles
 from ddpm_core.hardware import choose, choose_device, describe
 from ddpm_core.training import start
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
 AS_IT_COMES = dict(
     weights="float32", arithmetic="float32", layout="channels first"
 )  # what diffusers computes in unless it is told
@@ -370,7 +369,8 @@ class Bench:
     def elsewhere(self, what: str, name: str, size: int) -> int:
         command = [
             sys.executable,
-            __file__,
+            "-m",
+            "bench.run",
             "--alone",
             what,
             name,
@@ -383,11 +383,10 @@ class Bench:
             str(torch.get_num_threads()),
             *(["--quick"] if self.quick else []),
         ]
-        return int(
-            subprocess.run(
-                command, check=True, stdout=subprocess.PIPE, text=True
-            ).stdout
+        done = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
         )
+        return int(done.stdout)
 
     def alone(self, what: str, name: str, size: int) -> int:
         """Bytes, in a process that does nothing else."""
@@ -506,7 +505,8 @@ class Bench:
                 "--standalone",
                 "--nproc-per-node",
                 str(processes),
-                __file__,
+                "-m",
+                "bench.run",
                 "--together",
                 f"{folder}/seconds",
                 "--threads",
@@ -517,6 +517,7 @@ class Bench:
                 command,
                 check=True,
                 stdout=subprocess.DEVNULL,
+                cwd=ROOT,
                 env=os.environ | dict(OMP_NUM_THREADS=str(threads)),
             )
             return float(Path(folder, "seconds").read_text())

@@ -1,7 +1,8 @@
 """nbval compares the notebooks below this folder as book/_tools/compare.py says: floats to a tolerance, words exactly."""
 
 import nbval.plugin
-from compare import same_text
+
+from book._tools.compare import same_text
 
 
 class Text(str):

@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from notebooks import ROOT
+
+from book._tools.notebooks import ROOT
 
 SITE = ROOT / "_build" / "html"
 # genindex is empty and linked from nowhere; the rest are the theme's own files.

@@ -8,9 +8,10 @@ import types
 from pathlib import Path
 
 import nbformat
-import notebooks
 import pytest
-from set_address import set_address
+
+from book._tools import notebooks
+from book._tools.set_address import set_address
 
 URL = "https://example.org/someone/book"
 

@@ -12,7 +12,8 @@ def test_the_bench_runs_and_reports(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             sys.executable,
-            str(ROOT / "bench" / "run.py"),
+            "-m",
+            "bench.run",
             "--quick",
             "--threads",
             "1",
@@ -22,6 +23,7 @@ def test_the_bench_runs_and_reports(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=280,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     (file,) = tmp_path.glob("*.json")
@@ -34,13 +36,14 @@ def test_the_bench_runs_and_reports(tmp_path: Path) -> None:
 
 def test_the_page_is_what_the_stored_runs_say() -> None:
     page = ROOT / "book" / "speed.md"
-    script = "import sys; sys.path.insert(0, sys.argv[1]); import report; print(report.page(report.stored()), end='')"
+    script = "from bench import report; print(report.page(report.stored()), end='')"
     made = subprocess.run(
-        [sys.executable, "-c", script, str(ROOT / "bench")],
+        [sys.executable, "-c", script],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     ).stdout
     assert page.read_text(encoding="utf-8") == made, (
-        "book/speed.md is older than bench/results or data/results/steps.json: run python bench/report.py"
+        "book/speed.md is older than bench/results or data/results/steps.json: run python -m bench.report"
     )

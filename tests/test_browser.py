@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, FIRST_FORMULA, WATCH, Browser, weight
 from site_pages import PAGES, SITE, built, name
+
+from book._tools.browser import CHROMIUM, FIRST_FORMULA, WATCH, Browser, weight
 
 pytestmark = [
     built,

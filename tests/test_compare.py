@@ -7,7 +7,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from compare import same_text
+
+from book._tools.compare import same_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -105,7 +106,7 @@ def test_nbval_compares_so(tmp_path):
         "-p",
         "no:cacheprovider",
         "-o",
-        f"pythonpath={ROOT / 'book' / '_tools'}",
+        f"pythonpath={ROOT}",
         "--color=no",
         "-c",
         "/dev/null",

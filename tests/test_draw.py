@@ -5,20 +5,19 @@ import hashlib
 import json
 import re
 
-import export_onnx
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-import vendor_runtime
-from browser import CHROMIUM, Browser
-from export_onnx import CHECKPOINT, TARGET, current, graph, normals, rounded
-from notebooks import BOOK
 from site_pages import SITE, built
 
 import ddpm_core as ddpm
 import ddpm_core.sampling
+from book._tools import export_onnx, vendor_runtime
+from book._tools.browser import CHROMIUM, Browser
+from book._tools.export_onnx import CHECKPOINT, TARGET, current, graph, normals, rounded
+from book._tools.notebooks import BOOK
 
 in_a_browser = pytest.mark.skipif(
     not CHROMIUM, reason="no browser here: install chromium to test the pages in one"
@@ -52,7 +51,7 @@ def run(
 
 
 def test_the_network_in_the_page_is_the_published_one():
-    assert current(), "the weights have changed: python book/_tools/export_onnx.py"
+    assert current(), "the weights have changed: python -m book._tools.export_onnx"
 
 
 def test_a_stale_network_is_noticed(monkeypatch, tmp_path):

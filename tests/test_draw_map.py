@@ -5,16 +5,17 @@ import re
 import tomllib
 
 import pytest
-from draw_map import PAGE, TABLE, page, parents, places
-from index_pages import EQUATIONS, chapters
 from site_pages import SITE, built
+
+from book._tools.draw_map import PAGE, TABLE, page, parents, places
+from book._tools.index_pages import EQUATIONS, chapters
 
 MAP, CHAPTERS = tomllib.loads(TABLE.read_text()), chapters()
 
 
 def test_the_page_is_current():
     text, missing = page(CHAPTERS, MAP)
-    assert not missing and PAGE.read_text() == text, "python book/_tools/draw_map.py"
+    assert not missing and PAGE.read_text() == text, "python -m book._tools.draw_map"
 
 
 def test_every_equation_is_there_once_and_nothing_else_has_its_place():

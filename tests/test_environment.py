@@ -4,11 +4,12 @@ import re
 import subprocess
 import tomllib
 
-import setup_env
 import yaml
-from notebooks import ROOT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
+from book._tools import setup_env
+from book._tools.notebooks import ROOT
 
 CONDA_NAME = {"torch": "pytorch"}  # the two names that differ
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

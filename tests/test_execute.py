@@ -1,9 +1,9 @@
 """Storing outputs (book/_tools/execute.py): the same bytes each time, once for each source, and never half."""
 
-import execute
 import nbformat
-import notebooks
 import pytest
+
+from book._tools import execute, notebooks
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import re
 import tomllib
 
 import pytest
-from index_pages import (
+
+from book._tools.index_pages import (
     CHECKS,
     EQUATIONS,
     TABLE,
@@ -18,7 +19,7 @@ from index_pages import (
     questions_page,
     slug,
 )
-from notebooks import BOOK
+from book._tools.notebooks import BOOK
 
 CHAPTERS = chapters()
 
@@ -39,7 +40,7 @@ def test_every_equation_has_one_chapter_a_function_and_a_check(n):
 @pytest.mark.parametrize("page", ["equations.md", "questions.md"])
 def test_the_page_is_current(page):
     made, _ = pages()
-    assert (BOOK / page).read_text() == made[page], "python book/_tools/index_pages.py"
+    assert (BOOK / page).read_text() == made[page], "python -m book._tools.index_pages"
 
 
 def test_every_answer_leads_to_a_heading():

@@ -5,8 +5,17 @@ import re
 import nbformat
 import pytest
 import yaml
-from execute import STAMP, digest
-from notebooks import BOOK, ROOT, address, is_setup, notebooks, read, setup_source
+
+from book._tools.execute import STAMP, digest
+from book._tools.notebooks import (
+    BOOK,
+    ROOT,
+    address,
+    is_setup,
+    notebooks,
+    read,
+    setup_source,
+)
 
 NOTEBOOKS = notebooks()
 MACHINE = re.compile(
@@ -84,7 +93,7 @@ def test_set_up_cell(path):
     cells = nb.cells
     assert is_setup(cells[0]) and not any(map(is_setup, cells[1:])), "make execute"
     assert cells[0].source == setup_source(nb, address()), (
-        "python book/_tools/set_address.py"
+        "python -m book._tools.set_address"
     )
     assert (
         len(cells[0].source.splitlines()) <= 9

@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from notebooks import BOOK
+
+from book._tools.notebooks import ROOT
 
 ONE = "# One\n\n$$\na = b \\\\\n\n= c \\tag{4}\n$$\n\n$$\nd \\tag{7}\n$$\n"
 
@@ -16,7 +17,7 @@ def build(tmp_path):
 
     def build(**pages):
         (tmp_path / "conf.py").write_text(
-            f"import sys; sys.path.insert(0, {str(BOOK / '_ext')!r})\nextensions = ['myst_parser', 'sphinx.ext.mathjax', 'paper_eqs']\n"
+            "extensions = ['myst_parser', 'sphinx.ext.mathjax', 'book._ext.paper_eqs']\n"
             "myst_enable_extensions = ['dollarmath', 'amsmath']\nroot_doc = 'one'\nhtml_theme = 'basic'\n"
         )
         toc = (
@@ -36,7 +37,7 @@ def build(tmp_path):
             str(tmp_path),
             str(tmp_path / "out"),
         ]
-        said = subprocess.run(command, capture_output=True, text=True)
+        said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         html = {page: (tmp_path / "out" / f"{page}.html").read_text() for page in pages}
         return html, said.stderr, said.returncode
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
-from notebooks import ROOT
 from PIL import Image
 
 import ddpm_core as ddpm
+from book._tools.notebooks import ROOT
 from ddpm_core.checkpoint import Checkpoint
 from ddpm_core.playgrounds import (
     Playground,

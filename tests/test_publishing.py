@@ -6,12 +6,13 @@ import sys
 import tomllib
 from pathlib import Path
 
-import print_pdf
 import pytest
 import yaml
-from browser import CHROMIUM
-from notebooks import BOOK, ROOT
 from site_pages import PAGES, SITE, built
+
+from book._tools import print_pdf
+from book._tools.browser import CHROMIUM
+from book._tools.notebooks import BOOK, ROOT
 
 WORKFLOW, CITATION = ROOT / ".github" / "workflows" / "book.yml", ROOT / "CITATION.cff"
 
@@ -128,8 +129,8 @@ def test_licences_go_with_the_site():
 
 
 BUILD = """
-import sys; sys.path[:0] = [{tools!r}, {ext!r}]
-import notebooks; notebooks.address = lambda root=None: {address!r}
+import sys
+from book._tools import notebooks; notebooks.address = lambda root=None: {address!r}
 from sphinx.cmd.build import build_main; sys.exit(build_main(["-q", "-W", "-b", "html", {source!r}, {target!r}]))"""
 
 
@@ -137,16 +138,12 @@ def small_site(folder: Path, address: str) -> Path:
     """One page with the book's extension, as if the book had this address."""
     (folder / "index.rst").write_text("Title\n=====\n\nSome words on noise.\n")
     (folder / "conf.py").write_text(
-        'extensions = ["sphinx.ext.mathjax", "book_env"]\nhtml_theme = "sphinx_book_theme"\n'
+        'extensions = ["sphinx.ext.mathjax", "book._ext.book_env"]\nhtml_theme = "sphinx_book_theme"\n'
     )
     script = BUILD.format(
-        tools=str(BOOK / "_tools"),
-        ext=str(BOOK / "_ext"),
-        address=address,
-        source=str(folder),
-        target=str(folder / "out"),
+        address=address, source=str(folder), target=str(folder / "out")
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
     return folder / "out"
 
 

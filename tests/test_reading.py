@@ -1,16 +1,14 @@
 """The line below each chapter's title: its number, and a time that follows from what a reader reads."""
 
 import re
-import sys
 
 import pytest
 import yaml
 from docutils import nodes
-from notebooks import BOOK, ROOT
 from site_pages import SITE, built
 
-sys.path.insert(0, str(BOOK / "_ext"))
-from reading import seconds, spoken
+from book._ext.reading import seconds, spoken
+from book._tools.notebooks import ROOT
 
 
 def page(*inside: nodes.Node) -> nodes.document:

@@ -1,7 +1,8 @@
 """The set-up says in words what is wrong, and is quick the second time."""
 
 import pytest
-import setup_env
+
+from book._tools import setup_env
 
 
 def test_an_old_python_is_told():
@@ -79,6 +80,27 @@ def test_set_up_once(commands, tmp_path, monkeypatch):
     assert commands == ["venv", "pip", "pip", "venv", "pip"], (
         "another Python: .venv anew"
     )
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["instal"], ["lock", "torch"]])
+def test_what_it_does_not_know_changes_nothing(commands, words, capsys, monkeypatch):
+    monkeypatch.setattr(setup_env, "lock", lambda held: commands.append("lock"))
+    with pytest.raises(SystemExit) as ended:
+        setup_env.main(*words)
+    assert not commands and "set up; returns at once" in capsys.readouterr().out
+    assert ended.value.code == (0 if words[0].startswith("-") else 2)
+
+
+def test_the_environment_of_another_folder_is_not_emptied(commands, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "python").touch()
+    (tmp_path / ".venv").rmdir()
+    (tmp_path / ".venv").symlink_to(tmp_path / "other")
+    with pytest.raises(SystemExit, match=r"(?s)is a link to .*other.*Remove the link"):
+        setup_env.main()
+    assert not commands and [f.name for f in (tmp_path / "other").iterdir()] == [
+        "python"
+    ]
 
 
 def test_an_interrupted_install_is_taken_up_again(commands, monkeypatch):

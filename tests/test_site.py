@@ -5,8 +5,9 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from notebooks import address
 from site_pages import PAGES, SITE, built, name
+
+from book._tools.notebooks import address
 
 pytestmark = built
 LOADS = {

@@ -1,6 +1,6 @@
 """What _config.yml cannot say: where the book lives, and where MathJax lies.
 
-The address is that of [project.urls] in pyproject.toml (book/_tools/set_address.py writes it). While it is not set the pages have no
+The address is that of [project.urls] in pyproject.toml (book._tools.set_address writes it). While it is not set the pages have no
 repository, issue and Colab buttons, so no dead links. MathJax is copied into the site out of the package sphinx-mathjax-offline:
 tex-chtml.js and its fonts, and what its menu loads when a reader switches the speech on (English); 2.4 MB, and not the other 22 MB of it.
 """
@@ -8,13 +8,11 @@ tex-chtml.js and its fonts, and what its menu loads when a reader switches the s
 import importlib.util
 import re
 import shutil
-import sys
 from pathlib import Path
 
 from sphinx.errors import ExtensionError
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "_tools"))
-from notebooks import address
+from book._tools.notebooks import address
 
 # MathJax shows nothing before all formulas of a page are set. The first dozen are set before the others, so that one can begin to read.
 FIRST_FORMULAS = """if (window.MathJax) MathJax.startup = {...MathJax.startup, pageReady() {

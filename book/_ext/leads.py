@@ -5,9 +5,9 @@ import tomllib
 from functools import lru_cache
 from pathlib import Path
 
-import api
-import paper_eqs
 from docutils import nodes
+
+from book._ext import api, paper_eqs
 
 QUESTIONS = Path(__file__).resolve().parents[1] / "_tools" / "questions.toml"
 

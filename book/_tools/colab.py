@@ -1,7 +1,7 @@
 """Run every notebook as Colab would: its versions of the packages, its set-up cell, a fresh clone of what is committed.
 
-    python3.13 book/_tools/colab.py            make _build/colab and run all notebooks in it (also: make colab)
-    python3.13 book/_tools/colab.py 07 15      only those whose names begin so
+    python3.13 -m book._tools.colab            make _build/colab and run all notebooks in it (also: make colab)
+    python3.13 -m book._tools.colab 07 15      only those whose names begin so
 
 Colab has Python 3.13; with another Python the packages are Colab's all the same, and the first line says which Python it was. An
 environment costs a download of some gigabytes (torch with its CUDA libraries, as on Colab) and is kept in _build/colab; a run takes

@@ -1,7 +1,7 @@
 """Write book/map.md, the map of the book as one figure and as a list, out of map.toml.
 
-    python book/_tools/draw_map.py              write the page
-    python book/_tools/draw_map.py --check      write nothing; fail if the page is stale or a place is missing
+    python -m book._tools.draw_map              write the page
+    python -m book._tools.draw_map --check      write nothing; fail if the page is stale or a place is missing
 
 The figure is SVG in the page itself: its colours follow the theme, every box is a link that the keyboard reaches, in the order of the
 numbers, and what touches the box in hand is set off. It is laid out for a phone; a wide screen shows it larger.
@@ -12,8 +12,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-from index_pages import EQUATIONS, chapters, slug
-from notebooks import BOOK
+from book._tools.index_pages import EQUATIONS, chapters, slug
+from book._tools.notebooks import BOOK
 
 TABLE, PAGE = Path(__file__).with_name("map.toml"), BOOK / "map.md"
 COLUMNS, ROW, TOP = (
@@ -184,7 +184,7 @@ def main() -> None:
     text, missing = page()
     if not missing and (not PAGE.exists() or PAGE.read_text() != text):
         if "--check" in sys.argv:
-            missing.append("map.md is stale: python book/_tools/draw_map.py")
+            missing.append("map.md is stale: python -m book._tools.draw_map")
         else:
             PAGE.write_text(text)
     print("\n".join(missing) or "map.md is complete and current")

@@ -1,11 +1,11 @@
 """Run notebooks and store their outputs, reproducibly.
 
     make execute                                        those whose outputs are not of the present source
-    python book/_tools/execute.py book/01_forward.ipynb [--force]
+    python -m book._tools.execute book/01_forward.ipynb [--force]
 
 Writing a chapter: in Jupyter, or as a script with `# %%` cells, in any editor, and then
 
-    jupytext --to ipynb --output book/01_forward.ipynb 01_forward.py && python book/_tools/execute.py book/01_forward.ipynb
+    jupytext --to ipynb --output book/01_forward.ipynb 01_forward.py && python -m book._tools.execute book/01_forward.ipynb
 
 Tags are written in the cell's first line and survive:  # %% tags=["hide-input"]
     hide-input   the page folds the code away (plots)      remove-input  the page shows the output only
@@ -22,7 +22,8 @@ from functools import partial
 from pathlib import Path
 
 import nbclient
-from notebooks import (
+
+from book._tools.notebooks import (
     BOOK,
     ROOT,
     address,

@@ -1,7 +1,7 @@
 """The trained network for the reader's browser: write book/draw/ out of data/checkpoints/fashion-mnist.
 
-    python book/_tools/export_onnx.py            after every training: the page's network, its stored run, its button
-    python book/_tools/export_onnx.py --check    write nothing; fail if what lies there was made from other weights
+    python -m book._tools.export_onnx            after every training: the page's network, its stored run, its button
+    python -m book._tools.export_onnx --check    write nothing; fail if what lies there was made from other weights
 
     eps.onnx      eps_theta(x_t, t, y) as a graph of ONNX operators; its kernels and matrices rounded to float16, half the size
     eps.json      the sums of the weights it was made from and of itself, beta, the classes
@@ -415,7 +415,7 @@ def main() -> None:
         sys.exit(
             0
             if current()
-            else "book/draw was made from other weights: python book/_tools/export_onnx.py"
+            else "book/draw was made from other weights: python -m book._tools.export_onnx"
         )
     checkpoint = ddpm.load_checkpoint(CHECKPOINT)
     weights = sha256(CHECKPOINT / "weights.safetensors")
@@ -424,7 +424,7 @@ def main() -> None:
         graph(checkpoint.model, weights).SerializeToString(deterministic=True)
     )
     about = {
-        "command": "python book/_tools/export_onnx.py",
+        "command": "python -m book._tools.export_onnx",
         "weights_sha256": weights,
         "onnx_sha256": sha256(TARGET / "eps.onnx"),
         "image_size": checkpoint.model.config["image_size"],

@@ -1,7 +1,7 @@
 """Write book/equations.md and book/questions.md out of the notebooks, the package and questions.toml.
 
-    python book/_tools/index_pages.py              write the two pages
-    python book/_tools/index_pages.py --check      write nothing; list what is missing or stale, and fail if anything is
+    python -m book._tools.index_pages              write the two pages
+    python -m book._tools.index_pages --check      write nothing; list what is missing or stale, and fail if anything is
 
 An equation's chapter is the notebook that carries its \\tag{n}; its functions are those of ddpm_core whose docstring begins with
 "Eq. (n)" or "Eqs. ..."; its checks are the calls of check, check_zero, check_mc and check_seen that name it, in any chapter. All
@@ -16,7 +16,7 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from notebooks import BOOK, ROOT, read
+from book._tools.notebooks import BOOK, ROOT, read
 
 EQUATIONS = [str(n) for n in range(1, 17)]
 CHECKS = (
@@ -297,7 +297,7 @@ def main() -> None:
         path = BOOK / name
         if not path.exists() or path.read_text() != text:
             if given.check:
-                missing.append(f"{name} is stale: python book/_tools/index_pages.py")
+                missing.append(f"{name} is stale: python -m book._tools.index_pages")
             else:
                 path.write_text(text)
     print(

@@ -1,6 +1,6 @@
 """The whole book as one PDF, its solutions open: _build/ddpm-book.pdf.
 
-    python book/_tools/print_pdf.py        (make pdf; needs Chromium or Chrome, no LaTeX and no network)
+    python -m book._tools.print_pdf        (make pdf; needs Chromium or Chrome, no LaTeX and no network)
 
 The browser prints the built pages one by one, and what it printed is put together; links from one to another stay links. Before a page
 is printed, it is looked at as it will lie on paper: every formula is set, nothing is wider than the sheet; and in the end every equation of
@@ -16,10 +16,11 @@ from typing import Any
 from urllib.parse import quote
 
 import yaml
-from browser import CHROMIUM, Browser
-from notebooks import ROOT, notebooks, read
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, DictionaryObject, NameObject
+
+from book._tools.browser import CHROMIUM, Browser
+from book._tools.notebooks import ROOT, notebooks, read
 
 BUILT = ROOT / "_build" / "html"
 TARGET = ROOT / "_build" / "ddpm-book.pdf"

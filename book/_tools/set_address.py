@@ -1,7 +1,7 @@
 """Tell the book where it lives, in one place, and everything that follows from it.
 
-    python book/_tools/set_address.py https://github.com/OWNER/REPOSITORY
-    python book/_tools/set_address.py --unset
+    python -m book._tools.set_address https://github.com/OWNER/REPOSITORY
+    python -m book._tools.set_address --unset
 
 Writes [project.urls] of pyproject.toml, from which the site takes its buttons (book/_ext/book_env.py), and the set-up cell of every
 notebook, with which it runs on Colab. Stored outputs stay valid.
@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from notebooks import ROOT, put_setup_cell, read, write
+from book._tools.notebooks import ROOT, put_setup_cell, read, write
 
 LINE = re.compile(r'(?m)^Repository = ".*"\n')
 

@@ -22,6 +22,7 @@ STAMP = os.path.join(
     VENV, ".stamp"
 )  # line 1: this Python, this folder; line 2, once all is installed: what was installed
 OLDEST = (3, 11)
+VERBS = ("setup", "lock", "newest")
 ROOM_TO_INSTALL = 2500  # MB: 1,500 installed with the CPU's torch, the rest while wheels are unpacked; CUDA's torch needs 7,000
 ROOM_TO_BUILD = 200  # MB: the site and the caches of a test run
 HELD = [
@@ -43,8 +44,11 @@ REASONS = [
 ]
 
 
-def main(verb="setup"):
+def main(verb="setup", *more):
     check_python(sys.version_info)
+    if more or verb not in VERBS:  # --help installs nothing
+        print(__doc__.strip())
+        sys.exit(0 if verb in ("-h", "--help") else 2)
     if verb in ("lock", "newest"):
         return lock(HELD if verb == "lock" else [])
     check_room(ROOM_TO_BUILD, "to build and to test")
@@ -52,6 +56,12 @@ def main(verb="setup"):
     stamp = read(STAMP).splitlines()
     if stamp == [made, key]:
         return
+    if os.path.islink(VENV):
+        fail(
+            ".venv is a link to %s, which belongs to another folder: to make it anew "
+            "would empty that one.\nRemove the link and run the same command again."
+            % os.path.realpath(VENV)
+        )
     check_room(ROOM_TO_INSTALL, "to install the packages")
     if (stamp[:1] != [made]) if stamp else not usable():
         say("making .venv with Python %d.%d" % sys.version_info[:2])

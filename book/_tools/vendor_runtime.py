@@ -1,6 +1,6 @@
 """Fetch ONNX Runtime Web into book/draw/onnxruntime-web: what runs the network in the reader's browser.
 
-    python book/_tools/vendor_runtime.py        needs npm and a network; what it writes lies in the repository, so no one else does
+    python -m book._tools.vendor_runtime        needs npm and a network; what it writes lies in the repository, so no one else does
 
 Of a package of 100 MB two files are kept: the script without WebGL, and the WebAssembly for one thread with SIMD, compressed. This
 is an old version on purpose: 2.0 MB compressed, where the newest takes 3.7 MB and is no faster here. It reads one file, which is ours.

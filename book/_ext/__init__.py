@@ -1,0 +1,1 @@
+"""What the built pages can do beyond Sphinx; _config.yml lists it."""
