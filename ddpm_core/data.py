@@ -1,16 +1,39 @@
-"""Images in: uint8 tensors (N, C, H, W), checked, from the names that `ddpm train --data` knows too. What is too large: streams.py."""
+"""Images in: uint8 tensors (N, C, H, W), checked, from the names of `ddpm train --data`.
+
+How a file becomes pixels: runtime/pictures.py. What is too large for memory: streams.py.
+"""
 
 import gzip
 import hashlib
-import io
 import os
 import warnings
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from . import distributed
+from .runtime.pictures import SUFFIXES as SUFFIXES  # old import paths go on working
+from .runtime.pictures import (
+    WHITE,
+    Found,
+    Ground,
+    check_ground,
+    check_memory,
+    check_size,
+    find_images,
+    fit,
+    folder_labels,
+    read_image,
+    stack,
+)
+from .runtime.pictures import is_grey as is_grey
+from .runtime.pictures import list_images as list_images
+from .runtime.pictures import to_tensor as to_tensor
+from .runtime.pictures import too_large as too_large
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -105,7 +128,13 @@ FLIP = {
     "lsun-cat-256": True,
 }
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+class Labelled(NamedTuple):
+    """A data set in memory."""
+
+    images: Tensor  # uint8 (N, C, H, W)
+    labels: Tensor | None  # LongTensor (N,)
+    classes: tuple[str, ...] | None  # their names, in order; None: they have none
 
 
 def load_images(
@@ -114,39 +143,107 @@ def load_images(
     *,
     size: int | None = None,
     skip_unreadable: bool = False,
+    labels: bool = True,
+    grey: bool | None = None,
+    ground: Ground = WHITE,
 ) -> tuple[Tensor, Tensor | None]:
-    """Images uint8 (N, C, H, W) and labels LongTensor (N,), or None where the data set has none.
+    """Images uint8 (N, C, H, W), and labels LongTensor (N,) or None where there are none.
 
-    name   "fashion-mnist"       28 x 28 grey, 60,000 + 10,000; embedded in data/, needs no network
-           "digits"              8 x 8 grey, 1,797, from scikit-learn, which must be installed
-           "cifar10"             32 x 32 colour, 50,000 + 10,000, by way of "hub:uoft-cs/cifar10"
+    name   "fashion-mnist"  28 x 28 grey, 60,000 + 10,000; embedded in data/
+           "digits"         8 x 8 grey, 1,797, from scikit-learn, which must be installed
+           "cifar10"        32 x 32 colour, 50,000 + 10,000, as "hub:uoft-cs/cifar10"
            "celebahq-256", "lsun-church-256", "lsun-bedroom-256", "lsun-cat-256"
-                                 the paper's other data sets, 256 x 256 colour, without labels; from the hub where it has all of them,
-                                 or from a folder of yours: "lsun-cat-256:<path>"
-           "hub:<data set id>"   any image data set that Hugging Face `datasets` loads (pip install datasets)
-           "folder:<path>"       all images below a folder, of one size; no labels
-    split  "train" or "test"; "digits" keeps its last 360 for the test, and a folder has no splits
-    size   resize the shorter side of images from the hub or a folder to this, and cut out the square in the centre
-    skip_unreadable  leave out images that cannot be read, with a warning that names them, instead of raising
+                            the paper's other data sets, 256 x 256 colour, no labels; from
+                            the hub where it has all of them, or from a folder of yours:
+                            "lsun-cat-256:<path>"
+           "hub:<id>"       any image data set that Hugging Face `datasets` loads
+                            (pip install datasets)
+           "folder:<path>"  all images below a folder, of one size. One folder a class (and
+                            no picture beside them) makes labels, in the order of their
+                            names. Hidden files and the system's litter are left out
+    split  "train" or "test"; "digits" keeps its last 360 for the test, and a folder has no
+           splits
+    size   resize the shorter side of images from the hub or a folder to this, and cut out
+           the square in the centre
+    skip_unreadable  leave out images that cannot be read, with a warning that names them
+    labels False: leave them out
+    grey   True or False: make all images of the hub or a folder grey, or colour; None:
+           grey if all of them are
+    ground what transparent pixels of those let through: "white", "#ff8800", 0 to 255, or
+           three of these. How else a file is read: runtime/pictures.py
 
-    Raises ValueError for an unknown name or split, for images of different sizes, for one that cannot be read (which it names) and
-    for more than fits into memory; FileNotFoundError for missing files.
+    class_names tells what the labels are called. Warns of what was skipped in a folder.
+    Raises ValueError for an unknown name or split, for images of different sizes, for one
+    that cannot be read (which it names) and for more than fits into memory;
+    FileNotFoundError for missing files.
     """
+    images, numbers, _ = load_labelled(
+        name,
+        split,
+        size=size,
+        skip_unreadable=skip_unreadable,
+        labels=labels,
+        grey=grey,
+        ground=ground,
+    )
+    return images, numbers
+
+
+def load_labelled(
+    name: str,
+    split: str = "train",
+    *,
+    size: int | None = None,
+    skip_unreadable: bool = False,
+    labels: bool = True,
+    grey: bool | None = None,
+    ground: Ground = WHITE,
+) -> Labelled:
+    """The images of load_images, with the names of their classes beside the labels."""
     if split not in ("train", "test"):
         raise ValueError(f'split = {split!r}; wanted "train" or "test"')
     if not isinstance(name, str):
         raise TypeError(
-            f'name is {_kind(name)}; wanted a string, such as "fashion-mnist" or "folder:<path>"'
+            f'name is {_kind(name)}; wanted a string, such as "fashion-mnist" or '
+            '"folder:<path>"'
         )
     _check_side(size)
-    if name == "fashion-mnist":
-        return _fashion_mnist(split)
-    if name == "digits":
-        return _digits(split)
-    where, path, splits, size, labels = find_source(name, split, size)
+    check_ground(ground)
+    if name in ("fashion-mnist", "digits"):
+        images, numbers = (_fashion_mnist if name[0] == "f" else _digits)(split)
+        return Labelled(images, *((numbers, CLASSES[name]) if labels else (None, None)))
+    where, path, splits, size, labelled = find_source(name, split, size)
+    reading = _Reading(size, skip_unreadable, labels and labelled, grey, ground)
     if where == "folder":
-        return _folder(Path(path).expanduser(), size, skip_unreadable), None
-    return _hub(path, splits, size, labels, skip_unreadable)
+        return _folder(Path(path).expanduser(), reading)
+    return _hub(path, splits, reading)
+
+
+def class_names(name: str, split: str = "train") -> tuple[str, ...] | None:
+    """What the labels of a data set are called, in order; None if it has no such names.
+
+    name, split and errors as in load_images. Of the hub no more is fetched than it takes.
+    """
+    if name in CLASSES:
+        return CLASSES[name]
+    where, path, splits, _, labelled = find_source(name, split, None)
+    if not labelled:
+        return None
+    if where == "folder":
+        found = folder_labels(find_images(Path(path).expanduser()))
+        return found[0] if found else None
+    rows, _, label = open_hub(path, splits, streaming=True)
+    return names_of(rows, label)
+
+
+class _Reading(NamedTuple):
+    """How load_images was told to read."""
+
+    size: int | None
+    skip_unreadable: bool
+    labels: bool
+    grey: bool | None
+    ground: Ground
 
 
 def find_source(
@@ -345,158 +442,104 @@ def find_columns(rows: Any, name: str) -> tuple[str, str | None]:
     )
 
 
-def _hub(
-    name: str, split: str, size: int | None, labelled: bool, skip_unreadable: bool
-) -> tuple[Tensor, Tensor | None]:
+def names_of(rows: Any, label: str | None) -> tuple[str, ...] | None:
+    """The names of the classes in a column of labels, if it says them."""
+    names = getattr(rows.features[label], "names", None) if label else None
+    return tuple(names) if names else None
+
+
+def _hub(name: str, split: str, reading: _Reading) -> Labelled:
     rows, column, label = open_hub(name, split)
     from datasets import Image
 
-    label = label if labelled else None
+    label = label if reading.labels else None
+    names = names_of(rows, label)
     rows = rows.select_columns([column, *([label] if label else [])]).cast_column(
         column, Image(decode=False)
     )
+    kept, images = _read(
+        ((f"{name}, row {i}", row[column]) for i, row in enumerate(rows)),
+        len(rows),
+        f"hub:{name}",
+        reading,
+    )
+    if label is None:
+        return Labelled(images, None, None)
+    column_of_labels = list(rows[label])
+    found = [column_of_labels[i] for i in kept]
+    return Labelled(images, *_numbered(name, found, names, label))
+
+
+def _numbered(
+    name: str, found: list[Any], names: tuple[str, ...] | None, label: str
+) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """Labels as numbers from 0 on, and their names: words are numbered in their order."""
+    if all(y is None or y == -1 for y in found):
+        return None, None  # -1 and nothing: what a data set says for "not labelled"
+    if all(isinstance(y, str) for y in found):
+        names = tuple(sorted(set(found)))
+        found = [names.index(y) for y in found]
+    for i, y in enumerate(found):
+        if isinstance(y, bool) or not isinstance(y, int) or y < 0:
+            raise ValueError(
+                f"{name} has {label} = {y!r} (image {i} of those read); wanted numbers "
+                "from 0 on, or words, for all images: labels=False (--unconditional) "
+                "leaves them out"
+            )
+    return torch.tensor(found), names
+
+
+def look_into(folder: Path) -> Found:
+    """The pictures below a folder; a warning says how many files were skipped, and why."""
+    found = find_images(folder)
+    if (note := found.note()) and distributed.rank() == 0:
+        n = len(found.paths)
+        warnings.warn(
+            f"{folder}: {n} picture{'s' * (n > 1)}; skipped: {note}", stacklevel=4
+        )
+    return found
+
+
+def _folder(folder: Path, reading: _Reading) -> Labelled:
+    found = look_into(folder)
+    labels = folder_labels(found) if reading.labels else None
+    kept, images = _read(
+        ((str(path), path) for path in found.paths),
+        len(found.paths),
+        f"folder:{folder}",
+        reading,
+    )
+    if labels is None:
+        return Labelled(images, None, None)
+    names, numbers = labels
+    return Labelled(images, torch.tensor([numbers[i] for i in kept]), names)
+
+
+def _read(
+    sources: Iterable[tuple[str, Any]], images: int, name: str, reading: _Reading
+) -> tuple[list[int], Tensor]:
+    """Named pictures -> the numbers of those that could be read, and their pixels."""
     kept: list[int] = []
-    pictures: list[tuple[str, Picture]] = []
-    for i, row in enumerate(rows):
+    pictures: list[Picture] = []
+    for i, (called, source) in enumerate(sources):
         try:
-            picture = read_image(row[column], f"{name}, row {i}")
+            picture = read_image(source, called, reading.ground)
         except ValueError as error:
-            if not skip_unreadable:
+            if not reading.skip_unreadable:
                 raise
-            warnings.warn(f"left out: {error}", stacklevel=3)
+            warnings.warn(f"left out: {error}", stacklevel=5)
             continue
         if not pictures:
-            _check_memory(len(rows), picture, size, f"hub:{name}")
-        kept.append(row[label] if label else 0)
-        pictures.append(
-            (f"{name}, row {i}", picture if size is None else fit(picture, size))
-        )
-    return _stack(pictures), torch.tensor(kept) if label else None
-
-
-def list_images(folder: Path) -> list[Path]:
-    """All image files below a folder, in the order of their names."""
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} is not a folder; wanted a folder with images ({', '.join(SUFFIXES)})"
-        )
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise FileNotFoundError(
-            f"{folder} contains no images; wanted files that end in {', '.join(SUFFIXES)}"
-        )
-    return paths
-
-
-def _folder(folder: Path, size: int | None, skip_unreadable: bool) -> Tensor:
-    pictures: list[tuple[str, Picture]] = []
-    for path in (paths := list_images(folder)):
-        try:
-            picture = read_image(path, str(path))
-        except ValueError as error:
-            if not skip_unreadable:
-                raise
-            warnings.warn(f"left out: {error}", stacklevel=3)
-            continue
-        if not pictures:
-            _check_memory(len(paths), picture, size, f"folder:{folder}")
-        pictures.append((str(path), picture if size is None else fit(picture, size)))
+            first = called
+            check_memory(images, picture, reading.size, name, reading.grey)
+        if reading.size is not None:
+            picture = fit(picture, reading.size)
+        if pictures:
+            check_size(picture, called, pictures[0].size, first)
+        kept.append(i)
+        pictures.append(picture)
     if not pictures:
         raise FileNotFoundError(
-            f"{folder} contains no image that can be read; wanted at least one"
+            f"{name} contains no image that can be read; wanted at least one"
         )
-    return _stack(pictures)
-
-
-def read_image(source: "Path | dict[str, Any]", name: str) -> "Picture":
-    """The image in a file, or in the row {"bytes": ..., "path": ...} of a data set, upright. Raises ValueError, which names it."""
-    from PIL import Image, ImageOps
-
-    try:
-        file: Any = (
-            source
-            if isinstance(source, Path)
-            else io.BytesIO(source["bytes"])
-            if source["bytes"] is not None
-            else source["path"]
-        )
-        with Image.open(file) as picture:
-            return _eight_bit(ImageOps.exif_transpose(picture))
-    except Exception as error:  # a damaged file may raise anything: OSError, SyntaxError, struct.error, DecompressionBombError, ...
-        raise ValueError(
-            f"{name} cannot be read as an image ({error}); mend or remove it, or skip_unreadable=True (--skip-unreadable)"
-        ) from error
-
-
-def is_grey(picture: "Picture") -> bool:
-    return picture.mode in ("L", "1")
-
-
-def fit(picture: "Picture", size: int) -> "Picture":
-    """The square in the centre, resized to `size` (Lanczos): as LSUN was prepared for the official code, by StyleGAN2's tool."""
-    from PIL import Image
-
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.convert("L" if is_grey(picture) else "RGB").crop(
-        (left, top, left + side, top + side)
-    )
-    return square.resize((size, size), Image.Resampling.LANCZOS)
-
-
-def to_tensor(picture: "Picture", grey: bool) -> Tensor:
-    """-> uint8 (1, H, W) or (3, H, W)"""
-    import numpy as np
-
-    pixels = torch.from_numpy(np.array(picture.convert("L" if grey else "RGB")))
-    return pixels.unsqueeze(0) if grey else pixels.permute(2, 0, 1).contiguous()
-
-
-def check_size(
-    picture: "Picture", name: str, size: tuple[int, int], first: str
-) -> None:
-    """Raise unless the image has the size (width, height) of the first one."""
-    if picture.size != size:
-        raise ValueError(
-            f"{name} is {picture.size[0]} x {picture.size[1]} pixels but {first} is {size[0]} x {size[1]}; "
-            "wanted images of one size: crop or resize them first, or pass size= (--size 64)"
-        )
-
-
-def _stack(pictures: "list[tuple[str, Picture]]") -> Tensor:
-    """(name, PIL image) pairs -> uint8 (N, C, H, W): grey if all are grey, colour otherwise."""
-    grey = all(is_grey(picture) for _, picture in pictures)
-    first, example = pictures[0]
-    for name, picture in pictures:
-        check_size(picture, name, example.size, first)
-    return torch.stack([to_tensor(picture, grey) for _, picture in pictures])
-
-
-def _eight_bit(picture: "Picture") -> "Picture":
-    """16-bit grey -> 8-bit grey with the same shades; PIL's own conversion turns everything above 255 to white."""
-    import numpy as np
-    from PIL import Image
-
-    return (
-        Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
-        if picture.mode.startswith("I;16")
-        else picture
-    )
-
-
-def too_large(images: int, size: tuple[int, int], channels: int = 3) -> bool:
-    """Whether so many images would take more than half of this machine's memory."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not every system says
-        memory = 16 * 2**30
-    return images * size[0] * size[1] * channels > memory / 2
-
-
-def _check_memory(images: int, picture: "Picture", size: int | None, name: str) -> None:
-    sides = (size, size) if size else picture.size
-    if too_large(images, sides, 1 if is_grey(picture) else 3):
-        raise ValueError(
-            f"{images:,} images of {sides[0]} x {sides[1]} pixels do not fit into this machine's memory; "
-            f'wanted load_stream("{name}", ...) (--stream), or smaller ones: size= (--size)'
-        )
+    return kept, stack(pictures, reading.grey)

@@ -1,8 +1,10 @@
-"""Images that do not fit into memory: batch after batch, from a folder or from the Hugging Face hub, shuffled, and resumed in the middle.
+"""Images that do not fit into memory: batch after batch, shuffled, resumed in the middle.
 
-A folder is shuffled as a whole, in the same order in which `train` takes images that are in memory; so any batch can be had by its
-number, and a resumed run goes on exactly, on any number of ranks. A stream from the hub is read from its beginning and shuffled within
-a buffer; to go on, it is read again up to the place where it stopped (without decoding), on the same number of ranks.
+A folder is shuffled as a whole, in the same order in which `train` takes images that are in
+memory; so any batch can be had by its number, and a resumed run goes on exactly, on any
+number of ranks. A stream from the hub is read from its beginning and shuffled within a
+buffer; to go on, it is read again up to the place where it stopped (without decoding), on
+the same number of ranks. Each picture becomes the same pixels as in memory (load_images).
 """
 
 import os
@@ -21,20 +23,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from . import distributed
-from .data import (
-    PAPER,
+from .data import PAPER, find_columns, find_source, look_into, names_of, open_hub
+from .distributed import mix, shard
+from .runtime.pictures import (
+    WHITE,
+    Found,
+    Ground,
+    check_ground,
     check_size,
-    find_columns,
-    find_source,
+    find_images,
     fit,
+    folder_labels,
     is_grey,
-    list_images,
-    open_hub,
     read_image,
     to_tensor,
     too_large,
 )
-from .distributed import mix, shard
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -68,22 +72,31 @@ def load_stream(
     size: int | None = None,
     labels: bool = True,
     grey: bool | None = None,
+    ground: Ground = WHITE,
     skip_unreadable: bool = False,
     seed: int = 0,
     buffer: int = 1000,
     workers: int | None = None,
 ) -> Stream:
-    """The images of a data set, of any number, in batches.
+    """The images of a data set, of any number, in batches, with their labels if it has any.
 
-    name        "folder:<path>", "hub:<data set id>", or one of the paper's: "cifar10", "celebahq-256", ... (see load_images)
+    name        "folder:<path>", "hub:<data set id>", or one of the paper's: "cifar10",
+                "celebahq-256", ... (see load_images, also for what has labels)
     batch_size  of the whole batch; under torchrun each rank gets its part of it
     size        resize the shorter side to this, and cut out the square in the centre
-    labels      False: leave them out      grey  True or False; None: as the first image is
-    skip_unreadable  take the next image in the place of one that cannot be read, with a warning that names it, instead of raising
-    seed        of the order               buffer  rows among which a stream from the hub is shuffled
-    workers     processes that read a folder's files; None: none on a CPU, which trains meanwhile, up to 8 beside a GPU
+    labels      False: leave them out
+    grey        True or False; None: as the first image is, and a later one in colour
+                among grey ones is refused
+    ground      what transparent pixels let through, see load_images
+    skip_unreadable  take the next image in the place of one that cannot be read, with a
+                warning that names it, instead of raising
+    seed        of the order
+    buffer      rows among which a stream from the hub is shuffled
+    workers     processes that read a folder's files; None: none on a CPU, which trains
+                meanwhile, up to 8 beside a GPU
 
-    Raises ValueError for what is not there or cannot be read, and for images of different sizes; FileNotFoundError for missing files.
+    Raises ValueError for what is not there or cannot be read, and for images of different
+    sizes; FileNotFoundError for missing files.
     """
     where, path, splits, size, labelled = find_source(name, split, size)
     if where == "folder":
@@ -91,7 +104,9 @@ def load_stream(
             path,
             batch_size,
             size=size,
+            labels=labels and labelled,
             grey=grey,
+            ground=ground,
             skip_unreadable=skip_unreadable,
             seed=seed,
             workers=workers,
@@ -103,6 +118,7 @@ def load_stream(
         size=size,
         labels=labels and labelled,
         grey=grey,
+        ground=ground,
         skip_unreadable=skip_unreadable,
         seed=seed,
         buffer=buffer,
@@ -118,7 +134,7 @@ def must_stream(name: str, size: int | None) -> bool:
         else ("", "", "", None, False)
     )
     if where == "folder":
-        paths = list_images(Path(path).expanduser())
+        paths = find_images(Path(path).expanduser()).paths
         with suppress(ValueError):  # unreadable: somebody else's business
             return too_large(
                 len(paths),
@@ -163,14 +179,21 @@ def stream_folder(
     batch_size: int,
     *,
     size: int | None = None,
+    labels: bool = True,
     grey: bool | None = None,
+    ground: Ground = WHITE,
     skip_unreadable: bool = False,
     seed: int = 0,
     workers: int | None = None,
 ) -> Stream:
-    """All images below a folder, read when their turn comes. Arguments and errors as in `load_stream`."""
-    part, paths = _part(batch_size), list_images(Path(folder).expanduser())
-    files = _Files(paths, size, grey, skip_unreadable)
+    """All images below a folder, read when their turn comes, labelled by their folders.
+
+    Arguments and errors as in `load_stream`.
+    """
+    part, found = _part(batch_size), look_into(Path(folder).expanduser())
+    classes = folder_labels(found) if labels else None
+    files = _Files(found, size, grey, ground, skip_unreadable)
+    names, of_path = classes or ((), [])
     if workers is None:
         together = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         workers = (
@@ -182,7 +205,7 @@ def stream_folder(
     def batches(step: int, places: list[list[int]] | None) -> Iterator[Batch]:
         chosen = (
             numbers.tolist()
-            for numbers in order(len(paths), batch_size, seed, step, part)
+            for numbers in order(len(found.paths), batch_size, seed, step, part)
         )
         # A generator of its own: the loader would draw a seed from the caller's.
         loader = DataLoader(
@@ -197,34 +220,49 @@ def stream_folder(
         for batch in loader:
             if isinstance(batch, str):
                 raise ValueError(batch)
-            yield batch, None
+            images, numbers = batch
+            yield images, torch.tensor(of_path)[numbers] if names else None
 
-    return Stream(batches, files.look.shape)
+    return Stream(batches, files.look.shape, len(names) or None, list(names) or None)
 
 
-class _Files(Dataset[Tensor | str]):
-    """Image files as tensors. A file that cannot be used is its error message, which travels from a worker process unharmed."""
+Item = tuple[Tensor, int] | str
+
+
+class _Files(Dataset[Item]):
+    """Image files as tensors, with their numbers.
+
+    A file that cannot be used is its error message, which travels from a worker process
+    unharmed.
+    """
 
     def __init__(
-        self, paths: list[Path], size: int | None, grey: bool | None, skip: bool
+        self,
+        found: Found,
+        size: int | None,
+        grey: bool | None,
+        ground: Ground,
+        skip: bool,
     ):
-        self.paths, self.skip, self.warned = paths, skip, set[Path]()
-        path, picture = next(self._readable(0))
-        self.look = Look.of(picture, str(path), size, grey)
+        self.paths, self.skip, self.warned = found.paths, skip, set[Path]()
+        self.ground = check_ground(ground)
+        k, picture = next(self._readable(0))
+        self.look = Look.of(picture, str(self.paths[k]), size, grey)
 
-    def __getitem__(self, i: int) -> Tensor | str:
+    def __getitem__(self, i: int) -> Item:
         try:
-            path, picture = next(self._readable(i))
-            return self.look.tensor(picture, str(path))
+            k, picture = next(self._readable(i))
+            return self.look.tensor(picture, str(self.paths[k])), k
         except ValueError as error:
             return str(error)
 
-    def _readable(self, i: int) -> "Iterator[tuple[Path, Picture]]":
+    def _readable(self, i: int) -> "Iterator[tuple[int, Picture]]":
         """The images from number i on, round and round."""
         for k in range(i, i + len(self.paths)):
-            path = self.paths[k % len(self.paths)]
+            k %= len(self.paths)
+            path = self.paths[k]
             try:
-                picture = read_image(path, str(path))
+                picture = read_image(path, str(path), self.ground)
             except ValueError as error:
                 if not self.skip:
                     raise
@@ -232,16 +270,22 @@ class _Files(Dataset[Tensor | str]):
                     warnings.warn(f"left out: {error}", stacklevel=2)
                     self.warned.add(path)
                 continue
-            yield path, picture
+            yield k, picture
         raise ValueError(
-            f"none of {len(self.paths)} images can be read, the first of them {self.paths[0]}; wanted at least one"
+            f"none of {len(self.paths)} images can be read, the first of them "
+            f"{self.paths[0]}; wanted at least one"
         )
 
 
-def _collate(items: list[Tensor | str]) -> Tensor | str:
-    return next((item for item in items if isinstance(item, str)), None) or torch.stack(
-        [item for item in items if isinstance(item, Tensor)]
-    )
+def _collate(items: list[Item]) -> tuple[Tensor, Tensor] | str:
+    """Pictures and their numbers, or the first error message among them."""
+    images, numbers = [], []
+    for item in items:
+        if isinstance(item, str):
+            return item
+        images.append(item[0])
+        numbers.append(item[1])
+    return torch.stack(images), torch.tensor(numbers)
 
 
 def _ignore_signals(worker: int) -> None:
@@ -257,22 +301,32 @@ def stream_rows(
     size: int | None = None,
     labels: bool = True,
     grey: bool | None = None,
+    ground: Ground = WHITE,
     skip_unreadable: bool = False,
     seed: int = 0,
     buffer: int = 1000,
     name: str = "rows",
 ) -> Stream:
-    """The images of a Hugging Face `datasets` data set, such as load_dataset(..., streaming=True). Arguments and errors as in `load_stream`."""
+    """The images of a `datasets` data set, such as load_dataset(..., streaming=True).
+
+    Arguments and errors as in `load_stream`. A column of labels without names of classes
+    is left out, with a warning: of plain numbers nobody knows how many there are.
+    """
     from datasets import Image, IterableDataset
     from datasets.distributed import split_dataset_by_node
 
     part = _part(batch_size)
     column, label = find_columns(rows, name)
+    ground = check_ground(ground)
     label = label if labels else None
-    kind = rows.features[label] if label else None
-    classes, names = getattr(kind, "num_classes", None), getattr(kind, "names", None)
-    if classes is None:
-        label = None  # plain numbers do not say how many there are; ClassLabel does
+    names = list(names_of(rows, label) or ()) or None
+    if label and names is None:
+        warnings.warn(
+            f"{name}: the labels in its column {label} have no names and are left out; "
+            "load_images reads them all and counts them",
+            stacklevel=3,
+        )
+        label = None
     rows = rows.select_columns([column, *([label] if label else [])])
     if not isinstance(rows, IterableDataset):
         rows = rows.to_iterable_dataset()
@@ -285,13 +339,19 @@ def stream_rows(
         for number, row in enumerate(islice(rows, start, None), start):
             called = f"{name}, {row[column].get('path') or 'image'} (row {number} of this pass)"
             try:
-                picture = read_image(row[column], called)
+                picture = read_image(row[column], called, ground)
             except ValueError as error:
                 if not skip_unreadable:
                     raise
                 warnings.warn(f"left out: {error}", stacklevel=2)
                 continue
-            yield number, called, picture, row[label] if label else 0
+            y = row[label] if label else 0
+            if y is None or y < 0:  # how a data set says "not labelled"
+                raise ValueError(
+                    f"{called} has {label} = {y!r}; wanted numbers from 0 on for all "
+                    "images: labels=False (--unconditional) leaves them out"
+                )
+            yield number, called, picture, y
 
     example = next(pictures(rows, 0), None)  # the same on all ranks
     if example is None:
@@ -329,7 +389,7 @@ def stream_rows(
                 )
             passed, row = passed + 1, 0
 
-    stream = Stream(batches, look.shape, classes, names)
+    stream = Stream(batches, look.shape, len(names or ()) or None, names)
     return stream
 
 
@@ -366,7 +426,8 @@ class Look:
         check_size(picture, name, self.sides, self.first)
         if self.grey and not self.converted and not is_grey(picture):
             raise ValueError(
-                f"{name} is in colour but {self.first} is grey; wanted one kind: grey=False makes all of them colour, grey=True grey"
+                f"{name} is in colour but {self.first} is grey; wanted one kind: "
+                "grey=False (--no-grey) makes all of them colour, grey=True (--grey) grey"
             )
         return to_tensor(picture, self.grey)
 

@@ -374,7 +374,7 @@ def test_photographs_are_turned_upright(tmp_path):
         (
             Image.new("RGB", (8, 8)),
             None,
-            "b.png is in colour but .*a.png is grey; wanted one kind: grey=False makes all of them colour",
+            "b.png is in colour but .*a.png is grey; wanted one kind: grey=False .--no-grey. makes all of them colour",
         ),
         (Image.new("RGB", (8, 8)), True, None),
         (Image.new("RGB", (8, 8)), False, None),
