@@ -13,7 +13,7 @@ from torch import Tensor
 from . import distributed
 from .checkpoint import Checkpoint, beside, claim, find_checkpoint, load_checkpoint
 from .codec import decode, encode, read_header
-from .data import CLASSES, FLIP, load_images, to_uint8
+from .data import FLIP, load_images, load_labelled, to_uint8
 from .distributed import mix
 from .evaluation import Sampling, evaluate, table, write_json
 from .figures import image_grid
@@ -109,7 +109,7 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--data",
         required=True,
-        help="fashion-mnist, digits, cifar10, hub:<data set id>, folder:<path>; or celebahq-256, lsun-church-256, "
+        help="fashion-mnist, digits, cifar10, hub:<data set id>, folder:<path> (one folder a class makes labels); or celebahq-256, lsun-church-256, "
         "lsun-bedroom-256, lsun-cat-256, with :<path> for a folder of yours",
     )
     p.add_argument(
@@ -127,6 +127,19 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
         "--skip-unreadable",
         action="store_true",
         help="leave out images that cannot be read, with a warning",
+    )
+    p.add_argument(
+        "--grey",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="make all images of a folder or the hub grey, or with --no-grey colour "
+        "(default: as they are)",
+    )
+    p.add_argument(
+        "--ground",
+        default=None,
+        help="colour that transparent pixels let through: black, '#ff8800' "
+        "(default: white)",
     )
     p.add_argument(
         "--flip",
@@ -259,8 +272,13 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
 def _train(o: argparse.Namespace) -> int:
     some = {
         name: value
-        for name, value in dict(size=o.size, skip_unreadable=o.skip_unreadable).items()
-        if value
+        for name, value in dict(
+            size=o.size,
+            skip_unreadable=o.skip_unreadable or None,
+            grey=o.grey,
+            ground=o.ground,
+        ).items()
+        if value is not None
     }
     if o.stream or must_stream(o.data, o.size):
         images: Tensor | Stream
@@ -272,11 +290,15 @@ def _train(o: argparse.Namespace) -> int:
             **some,
         )
         labels, classes, (channels, side, other) = None, stream.classes, stream.shape
+        names = stream.names
     else:
-        images, labels = load_images(o.data, **some)
-        if o.unconditional:
-            labels = None
-        classes = None if labels is None else int(labels.max()) + 1
+        if o.unconditional or o.paper:
+            some["labels"] = False
+        images, labels, called = load_labelled(o.data, **some)
+        names = list(called) if called else None
+        classes = (
+            len(names) if names else None if labels is None else int(labels.max()) + 1
+        )
         _, channels, side, other = images.shape
     if side != other:
         raise ValueError(
@@ -303,7 +325,6 @@ def _train(o: argparse.Namespace) -> int:
             else {}
         )
         model = UNet(**large, learn_variance=learned)
-        labels = None
     else:
         attention = (
             o.attention
@@ -326,13 +347,10 @@ def _train(o: argparse.Namespace) -> int:
         {} if o.init is None else {"init": _begin_with(model, load_checkpoint(o.init))}
     )
     schedule = SCHEDULES[o.schedule](o.T)
-    info = before | {
-        "data": o.data,
-        "shape": [channels, side, side],
-        "classes": CLASSES.get(o.data)
-        if labels is not None
-        else getattr(images, "names", None),
-    }
+    info = before | {"data": o.data, "shape": [channels, side, side], "classes": names}
+    reading = {name: some[name] for name in ("grey", "ground") if name in some}
+    if reading:  # else an evaluation would read other pixels
+        info["reading"] = reading
     if (o.predict, o.objective) != ("eps", "simple"):
         info["objective"] = o.objective
     train(
@@ -509,15 +527,16 @@ def _labels(
         return None
     if asked is None:
         return torch.arange(n) * classes // n
-    numbers = {str(i): i for i in range(classes)} | {
-        name.lower(): i for i, name in enumerate(names or [])
-    }
-    if unknown := [a for a in asked if a.lower() not in numbers]:
+    exact = {name: i for i, name in enumerate(names or [])}
+    numbers = {str(i): i for i in range(classes)}  # a name goes before a number
+    numbers = numbers | {name.lower(): i for name, i in exact.items()} | exact
+    chosen = [numbers.get(a, numbers.get(a.lower())) for a in asked]
+    if unknown := [a for a, number in zip(asked, chosen) if number is None]:
         raise ValueError(
             f"unknown label {unknown[0]!r}; wanted 0 to {classes - 1}"
             + (f" or {', '.join(names)}" if names else "")
         )
-    return torch.tensor([numbers[asked[i % len(asked)].lower()] for i in range(n)])
+    return torch.tensor([chosen[i % len(chosen)] for i in range(n)])
 
 
 def _evaluate_arguments(p: argparse.ArgumentParser) -> None:

@@ -371,12 +371,18 @@ def test_out_is_a_file(folder, capfd):
 
 def test_labels_of_the_data_are_used_unless_refused(tmp_path, monkeypatch):
     from ddpm_core import cli
+    from ddpm_core.data import Labelled
 
     images = torch.randint(
         0, 256, (6, 1, 8, 8), generator=generator(), dtype=torch.uint8
     )
-    monkeypatch.setattr(cli, "load_images", lambda name: (images, torch.arange(6) % 3))
-    monkeypatch.setitem(cli.CLASSES, "toys", ("a", "b", "c"))
+    monkeypatch.setattr(
+        cli,
+        "load_labelled",
+        lambda name, labels=True: Labelled(
+            images, *((torch.arange(6) % 3, ("a", "b", "c")) if labels else (None,) * 2)
+        ),
+    )
     command = [
         "train",
         "--data",

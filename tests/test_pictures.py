@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from ddpm_core import data, load_images, streams
+from ddpm_core import data, load_checkpoint, load_images, streams
+from ddpm_core.cli import _labels, main
 from ddpm_core.data import class_names, load_labelled
 from ddpm_core.runtime import pictures
 from ddpm_core.runtime.pictures import check_ground, find_images, read_image
@@ -496,8 +497,9 @@ def test_links_in_a_circle_and_to_nothing(tmp_path):
 def classes(tmp_path):
     for i, name in enumerate(["owl", "Cat", "10", "2"]):
         for k in range(3):
-            write(tmp_path / name / ("deep" if k else "") / f"{k}.png", 10 * i + k)
-    return tmp_path
+            deep = "deep" if k else ""
+            write(tmp_path / "classes" / name / deep / f"{k}.png", 10 * i + k)
+    return tmp_path / "classes"
 
 
 def test_one_folder_a_class_makes_labels(classes):
@@ -657,6 +659,40 @@ def test_a_grey_folder_in_colour(tmp_path):
     write(tmp_path / "a.png")
     assert alike(tmp_path, grey=False).shape[1] == 3
     assert alike(tmp_path, grey=False, size=2).shape[1:] == (3, 2, 2)
+
+
+TRAIN = (
+    "train --steps 1 --multipliers 1 --attention --T 4 --batch-size 4 --width 8 "
+    "--device cpu --precision float32 --no-flip"
+).split()
+
+
+@pytest.mark.parametrize("how", [[], ["--stream"]], ids=["memory", "streamed"])
+def test_ddpm_train_knows_classes_and_remedies(tmp_path, classes, how, capfd):
+    for path in classes.rglob("*.png"):
+        Image.open(path).resize((4, 4)).save(path)
+    command = [*TRAIN, *how, "--data", f"folder:{classes}"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    made = load_checkpoint(tmp_path / "run")
+    assert made.info["classes"] == ["10", "2", "Cat", "owl"]
+    assert made.model.classes == 4 and "reading" not in made.info
+    sample = ["sample", str(tmp_path / "run"), "-n", "2", "--out", f"{tmp_path}/a.png"]
+    assert main([*sample, "--labels", "owl", "cat"]) == 0
+    assert main([*sample, "--labels", "lynx"]) == 2
+    assert "wanted 0 to 3 or 10, 2, Cat, owl" in capfd.readouterr().err
+    more = ["--unconditional", "--no-grey", "--ground", "black"]
+    assert main([*command, "--out", str(tmp_path / "colour"), *more]) == 0
+    made = load_checkpoint(tmp_path / "colour")
+    assert made.model.classes is None and made.info["shape"] == [3, 4, 4]
+    assert made.info["reading"] == {"grey": False, "ground": "black"}
+    assert main([*command, "--out", f"{tmp_path}/x", "--ground", "invisible"]) == 2
+    assert "ground = 'invisible'" in capfd.readouterr().err
+
+
+def test_a_label_is_a_name_before_it_is_a_number():
+    names = ["10", "2", "Cat", "cat"]
+    asked = ["2", "cat", "Cat", "CAT", "1", "10"]
+    assert _labels(asked, names, 4, 6).tolist() == [1, 3, 2, 3, 1, 0]
 
 
 # The house
