@@ -130,7 +130,7 @@ def test_masks_that_are_refused():
 
 def test_an_enlarger_starts_as_the_network_without_a_condition():
     torch.manual_seed(0)
-    plain = UNet(8, 1, 16, (1, 2), 1, attention=(), groups=8).double()
+    plain = UNet(8, 1, 16, (1, 2), 1, attention=(), dropout=0, groups=8).double()
     torch.nn.init.normal_(plain.conv_out.weight)
     wide = with_condition(plain, 2).double()
     x, z = (randn(3, 1, n, n) for n in (8, 4))

@@ -23,6 +23,29 @@ _HOME = {
     "flow": "ddpm_core.after.flows",
     "flow_bits_per_dim": "ddpm_core.after.flows",
     "flow_log_density": "ddpm_core.after.flows",
+    # DDIM as a code
+    "ddim_invert": "ddpm_core.after.encoding",
+    # guidance
+    "NoisyClassifier": "ddpm_core.after.classifier",
+    "classifier_gradient": "ddpm_core.after.guidance",
+    "fashion_noisy_classifier": "ddpm_core.after.classifier",
+    "gaussian_spread": "ddpm_core.after.guidance",
+    "guided": "ddpm_core.after.guidance",
+    "observation_gradient": "ddpm_core.after.guidance",
+    # known pixels, known coefficients
+    "Basis": "ddpm_core.after.bases",
+    "grey_basis": "ddpm_core.after.bases",
+    "haar_basis": "ddpm_core.after.bases",
+    "inpaint_steps": "ddpm_core.after.inverse",
+    "resampling_times": "ddpm_core.after.inverse",
+    # cascades
+    "Enlarger": "ddpm_core.after.cascade",
+    "enlarger": "ddpm_core.after.cascade",
+    "enlarging": "ddpm_core.after.cascade",
+    "noise_condition": "ddpm_core.after.cascade",
+    "noised": "ddpm_core.after.cascade",
+    "shrink": "ddpm_core.after.cascade",
+    "with_condition": "ddpm_core.after.cascade",
     # worlds in which the answer is known
     "GaussianMixture": "ddpm_core.exact",
 }
