@@ -88,7 +88,7 @@ def with_condition(unet: UNet, condition: int) -> UNet:
             f"this UNet has a condition of {unet.config['condition']} channels already; wanted one without"
         )
     config: dict[str, Any] = {**unet.config, "condition": condition}
-    wider = UNet(**config)
+    wider = UNet(**config).to(unet.conv_in.weight.dtype)
     weights = unet.state_dict()
     first = wider.conv_in.weight.detach().clone().zero_()
     first[:, : unet.config["channels"]] = weights["conv_in.weight"]
