@@ -21,7 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .checkpoint import _flush, _path, _plain
+from .runtime.files import flush as _flush
+from .runtime.files import plain as _plain
+from .runtime.store import as_path as _path
 from .schedule import Schedule, linear_schedule
 from .unet import UNet
 

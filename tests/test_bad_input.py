@@ -1113,7 +1113,7 @@ def test_a_disk_that_is_full_after_the_work(command, disk, capfd, monkeypatch):
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(ddpm.checkpoint, "_flush", full)
+    monkeypatch.setattr("ddpm_core.runtime.files.flush", full)
     monkeypatch.setattr(
         ddpm.evaluation,
         "fashion_features",

@@ -11,13 +11,8 @@ from laboratory import Scale, randomise, small_unet
 from safetensors.torch import load_file
 from torch import nn
 
-from ddpm_core import (
-    UNet,
-    checkpoint,
-    linear_schedule,
-    load_checkpoint,
-    save_checkpoint,
-)
+from ddpm_core import UNet, linear_schedule, load_checkpoint, save_checkpoint
+from ddpm_core.runtime import files
 
 S = linear_schedule(10, 0.01, 0.2)
 
@@ -137,7 +132,7 @@ def failing(request, monkeypatch):
     name, n = request.param
 
     def break_with(error):
-        owner = {"save_file": checkpoint, "fsync": os}.get(name, Path)
+        owner = {"save_file": files, "fsync": os}.get(name, Path)
         right, calls = getattr(owner, name), []
 
         def wrong(*args, **kwargs):

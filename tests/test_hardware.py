@@ -178,7 +178,9 @@ def test_what_is_chosen_is_used_and_said_in_one_line(monkeypatch, tmp_path, capf
     from ddpm_core import load_checkpoint
 
     compiled = []
-    monkeypatch.setattr("ddpm_core.training.describe", lambda device: Hardware("cpu"))
+    monkeypatch.setattr(
+        "ddpm_core.runtime.loop.describe", lambda device: Hardware("cpu")
+    )
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
     for asked in (dict(channels_last=True, fused=False, compile=True), {}):
         model, out, optimizers = small_unet(), tmp_path / str(len(asked)), []

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from contextlib import contextmanager
 from pathlib import Path
@@ -738,7 +739,7 @@ def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_first_step(
     def refuse(**kwargs):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(training.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(OSError, match="r cannot be written to .*Read-only file system"):
         run(Scale(), pictures(), steps=1, out=tmp_path / "r")
     assert batches == [] and [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,183 @@
+"""What training and sampling run on, and how: device, precision, memory format, optimiser, compiler.
+
+All choices are made in `choose`, for training, and in `choose_sampling`. Only a network's arithmetic is ever chosen: x_t, the
+schedule, the bound and everything exact stay what they are.
+"""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+
+from . import distributed
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+UNKNOWN = 'precision = {!r}; wanted "auto", "float32", "bfloat16" or "float16"'
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a device says of itself."""
+
+    kind: str  # "cuda", "cpu", "mps", ...
+    capability: tuple[int, int] = (
+        0,
+        0,
+    )  # of a CUDA device: 7.0 has the first tensor cores, 8.0 the first that take bfloat16
+    features: frozenset[str] = (
+        frozenset()
+    )  # of a CPU, among others "amx" and "avx512_bf16"; of a CUDA device "triton", where that is installed
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to train. The weights are float32 whatever the precision of the arithmetic."""
+
+    precision: str
+    channels_last: bool
+    fused: bool  # Adam in one kernel
+    compile: bool  # torch.compile
+
+    def __str__(self) -> str:
+        memory, adam = (
+            "channels last" if self.channels_last else "channels first",
+            "fused Adam" if self.fused else "Adam",
+        )
+        return f"{self.precision}, {memory}, {adam}, {'compiled' if self.compile else 'not compiled'}"
+
+
+def choose(
+    hardware: Hardware,
+    steps: int,
+    precision: str = "auto",
+    channels_last: bool | str = "auto",
+    fused: bool | str = "auto",
+    compile: bool | str = "auto",
+) -> Choice:
+    """The fastest way to take `steps` training steps on this hardware; what is not "auto" is taken as it is.
+
+    CUDA   bfloat16 from capability 8.0 on, float16 with 7.x, whose tensor cores know no other, float32 before. Tensor cores want
+           channels last. Compiling takes minutes, which only long runs earn back
+    CPU    where AMX or AVX512-bf16 multiplies it, bfloat16 and channels last, which pays in float32 as well; elsewhere float32 and
+           channels first. Not compiled: measured, training gains nothing from it
+    other  (MPS) what works everywhere
+    Raises ValueError for an unknown choice.
+    """
+    if hardware.kind == "cuda":
+        best = Choice(
+            precision="bfloat16"
+            if hardware.capability >= (8, 0)
+            else "float16"
+            if hardware.capability >= (7, 0)
+            else "float32",
+            channels_last=hardware.capability >= (7, 0),
+            fused=True,
+            compile=hardware.capability >= (7, 0)
+            and "triton" in hardware.features
+            and steps >= 10_000,
+        )
+    elif hardware.kind == "cpu":
+        fast = bool({"amx", "avx512_bf16"} & hardware.features)
+        best = Choice(
+            precision="bfloat16" if fast else "float32",
+            channels_last=fast,
+            fused=True,
+            compile=False,
+        )
+    else:
+        best = Choice(
+            precision="float32", channels_last=False, fused=False, compile=False
+        )
+
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(UNKNOWN.format(precision))
+    for name, value in dict(
+        channels_last=channels_last, fused=fused, compile=compile
+    ).items():
+        if value != "auto" and not isinstance(value, bool):
+            raise ValueError(f'{name} = {value!r}; wanted "auto", True or False')
+    return Choice(
+        best.precision if precision == "auto" else precision,
+        best.channels_last if channels_last == "auto" else bool(channels_last),
+        best.fused if fused == "auto" else bool(fused),
+        best.compile if compile == "auto" else bool(compile),
+    )
+
+
+def choose_sampling(
+    device: torch.device, parameters: int, precision: str = "auto"
+) -> str:
+    """The precision in which a network of so many parameters samples fastest on this device; what is not "auto" is taken as it is.
+
+    As in training, but float32 for networks below a million parameters: calls take their time, not arithmetic, and they gain nothing
+    (measured on a CPU). Raises ValueError for an unknown precision.
+    """
+    if precision == "auto" and parameters >= 1_000_000:
+        return choose(describe(device), steps=1).precision
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(UNKNOWN.format(precision))
+    return "float32" if precision == "auto" else precision
+
+
+def describe(device: torch.device) -> Hardware:
+    """What `choose` wants to know of a device of this machine."""
+    if device.type == "cuda":
+        return Hardware(
+            "cuda",
+            torch.cuda.get_device_capability(device),
+            frozenset({"triton"} if find_spec("triton") else ()),
+        )
+    if device.type == "cpu":
+        if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+            return Hardware(
+                "cpu"
+            )  # where ATEN_CPU_CAPABILITY forbids them, torch's attention in bfloat16 fails
+        # Names with an underscore, which older versions of torch do not all have; what is not known to be there is not used.
+        asked = {
+            "amx": "_is_amx_tile_supported",
+            "avx512_bf16": "_is_avx512_bf16_supported",
+        }
+        return Hardware(
+            "cpu",
+            features=frozenset(
+                name
+                for name, function in asked.items()
+                if getattr(torch.cpu, function, bool)()
+            ),
+        )
+    return Hardware(device.type)
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """ "auto" is CUDA if there is one, else MPS, else CPU; anything else is what torch.device makes of it.
+
+    Under torchrun, "auto" and "cuda" are a CUDA device for each process of this machine. Raises ValueError for what is not there.
+    """
+    together = distributed.size() > 1
+    if device == "auto":
+        device = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available() and not together
+            else "cpu"
+        )
+    if together and str(device) == "cuda" and torch.cuda.is_available():
+        if distributed.local_rank() >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {distributed.local_rank()} of this machine has no CUDA device, there are {torch.cuda.device_count()}; "
+                'wanted one for each: lower --nproc-per-node of torchrun, or choose device "cpu"'
+            )
+        device = f"cuda:{distributed.local_rank()}"
+        torch.cuda.set_device(device)
+    elif together and str(device) not in ("cpu", "cuda"):
+        raise ValueError(
+            f'device = {str(device)!r} for {distributed.size()} processes; wanted "auto", "cpu", or "cuda": one device for each'
+        )
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device = {device!r} cannot be used here ({str(error).splitlines()[0][:200]}); "
+            'wanted "auto", "cpu", "cuda", "cuda:1" or "mps"'
+        ) from error
