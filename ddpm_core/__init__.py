@@ -16,9 +16,10 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .data import load_images, to_model_range, to_uint8
 from .forward import q_posterior, q_sample, q_step
 from .metrics import frechet_distance, inception_score
+from .model import as_eps_model, given, guided
 from .objectives import bound_loss, choose_objective, mu_error, x0_error
 from .pretrained import from_diffusers, to_diffusers
-from .reverse import as_eps_model, predict_x0, reverse_mean
+from .reverse import predict_x0, reverse_mean
 from .sampling import respace, sample, sample_steps
 from .schedule import Schedule, cosine_schedule, linear_schedule
 from .training import TrainingState, train, training_steps
@@ -28,6 +29,6 @@ __version__ = "0.1.0"
 __all__ = [
     "BitsPerDim", "BoundEstimate", "Checkpoint", "Schedule", "TrainingState", "UNet", "as_eps_model", "bits_per_dim",
     "bits_per_dim_estimate", "bound_loss", "choose_objective", "cifar10_unet", "cosine_schedule",
-    "decoder_log_likelihood", "frechet_distance", "from_diffusers", "inception_score", "linear_schedule", "load_checkpoint", "load_images", "mu_error", "predict_x0", "q_posterior", "q_sample", "q_step", "respace", "reverse_mean", "sample", "sample_steps",
+    "decoder_log_likelihood", "frechet_distance", "from_diffusers", "given", "guided", "inception_score", "linear_schedule", "load_checkpoint", "load_images", "mu_error", "predict_x0", "q_posterior", "q_sample", "q_step", "respace", "reverse_mean", "sample", "sample_steps",
     "save_checkpoint", "simple_loss", "to_diffusers", "to_model_range", "to_uint8", "train", "training_steps", "x0_error",
 ]  # fmt: skip

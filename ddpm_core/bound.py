@@ -12,21 +12,17 @@ from torch import Generator, Tensor
 
 from .forward import log_q, q_posterior, q_sample
 from .gaussian import kl_divergence, log_density
-from .reverse import (
+from .model import (
     Model,
-    Reverse,
     ask,
     check_randomness,
     device_of,
-    draw,
+    draw_from,
     eps_of_x0,
     evaluating,
     fresh_generator,
-    log_joint,
-    predict_x0,
-    reverse_mean,
-    reverse_variance,
 )
+from .reverse import Reverse, log_joint, predict_x0, reverse_mean, reverse_variance
 from .schedule import Schedule, at, send
 
 
@@ -333,7 +329,9 @@ def bits_per_dim(
             disable=not progress,
             dynamic_ncols=True,
         ):
-            eps = send(draw(torch.randn, x0.shape, generator), x0.device).to(x0.dtype)
+            eps = send(draw_from(torch.randn, x0.shape, generator), x0.device).to(
+                x0.dtype
+            )
             terms[:, t - 1], mse[:, t - 1], x0_mse[:, t - 1] = _term_at(
                 model, schedule, x0, t, eps, variance, clip_x0, labels
             )
@@ -402,14 +400,14 @@ def bits_per_dim_estimate(
                         torch.ones(len(x0), dtype=torch.float64),
                     )
                 else:
-                    u = draw(
+                    u = draw_from(
                         torch.rand, (len(x0),), generator, dtype=torch.float64
                     ).cpu()
                     t = torch.searchsorted(
                         p.cumsum(0), (k + u) / strata, right=True
                     ).clamp(2, schedule.T)
                     share = strata * p[t]
-                eps = draw(torch.randn, x0.shape, generator).to(x0)
+                eps = draw_from(torch.randn, x0.shape, generator).to(x0)
                 term, _, _ = _term_at(
                     model, schedule, x0, t.to(x0.device), eps, variance, clip_x0, labels
                 )

@@ -34,7 +34,8 @@ from torch import Tensor, nn
 
 from .data import to_model_range, to_uint8
 from .forward import q_posterior
-from .reverse import evaluating, predict_x0
+from .model import evaluating
+from .reverse import predict_x0
 from .schedule import Schedule
 
 Array = np.ndarray[Any, Any]

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from .gaussian import log_density
-from .schedule import Schedule, at, check_t
+from .runtime import guard
+from .schedule import Schedule, at, check_schedule, check_t
 
 
 def q_step(schedule: Schedule, x_prev: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
@@ -84,36 +85,15 @@ def check_images(schedule: Schedule, t: int | Tensor, **tensors: Tensor) -> None
 
     NaN is looked for on the processor only: asking a GPU would make every step wait for it.
     """
-    if not isinstance(schedule, Schedule):
-        raise TypeError(
-            f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()"
-        )
+    check_schedule(schedule)
     check_t(t, schedule.T)
-    (first, x), *others = tensors.items()
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"{name} is a {type(tensor).__name__}; wanted a float tensor"
-            )
-        if not tensor.is_floating_point():
-            raise TypeError(
-                f"{name} has dtype {tensor.dtype}; wanted floats: to_model_range() takes uint8 images to [-1, 1]"
-            )
-    for name, tensor in others:
-        if tensor.shape != x.shape:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)} but {first} has {tuple(x.shape)}; wanted the same shape"
-            )
-    for name, tensor in tensors.items():
-        if tensor.device.type == "cpu" and tensor.isnan().any():
-            raise ValueError(
-                f"{name} contains NaN; wanted numbers. A model that answers NaN has usually diverged: lower its learning rate"
-            )
-    if (
-        isinstance(t, Tensor)
-        and t.ndim == 1
-        and len(t) not in (1, x.shape[0] if x.ndim else 1)
-    ):
+    guard.floats(**tensors)
+    guard.same_shape(**tensors)
+    guard.numbers(**tensors)
+    x = next(iter(tensors.values()))
+    batch = x.shape[0] if x.ndim else 1
+    if isinstance(t, Tensor) and t.ndim == 1 and len(t) not in (1, batch):
         raise ValueError(
-            f"t has {len(t)} entries for a batch of {x.shape[0] if x.ndim else 1}; wanted one t for each image, or an int"
+            f"t has {len(t)} entries for a batch of {batch}; wanted one t for each "
+            "image, or an int"
         )

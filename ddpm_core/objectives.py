@@ -27,7 +27,8 @@ from torch import Tensor
 
 from .bound import bound_term, simple_loss
 from .forward import q_posterior, q_sample
-from .reverse import PREDICTIONS, Model, ask, predict_x0, reverse_mean, reverse_variance
+from .model import PREDICTIONS, Model, ask
+from .reverse import predict_x0, reverse_mean, reverse_variance
 from .schedule import Schedule, at
 
 Objective = Callable[[Model, Schedule, Tensor, Tensor, Tensor], Tensor]

@@ -14,19 +14,21 @@ from torch import Generator, Tensor
 
 from .forward import q_posterior
 from .hardware import choose_sampling
-from .processor import pack
-from .reverse import (
-    VARIANCES,
+from .model import (
     Model,
+    around,
     ask,
     check_randomness,
     device_of,
-    draw,
+    draw_from,
     eps_of_x0,
     evaluating,
     fresh_generator,
-    predict_x0,
+    given,
+    guided,
 )
+from .processor import pack
+from .reverse import VARIANCES, predict_x0
 from .schedule import Schedule, at, send
 from .unet import UNet
 
@@ -136,7 +138,7 @@ def sample_steps(
                None: a fresh seed every time. A CPU generator gives the same noise on every device
     x_T        the noise to start from, instead of drawing it
     labels     LongTensor (B,) for a UNet with classes; guidance > 0 exaggerates them,
-               (1 + guidance) eps(x_t, t, y) - guidance eps(x_t, t)  (Ho and Salimans 2022, Eq. (6)); a learned v stays as it is with the labels
+               (1 + guidance) eps(x_t, t, y) - guidance eps(x_t, t)  (Ho and Salimans 2022, their 6); a learned v stays as it is with the labels
     precision  of the arithmetic inside a UNet: "float32" (on a CPU, from ten million parameters on, by a copy of its weights that is laid
                out channels last); "bfloat16" or "float16", by a copy (a step in bfloat16 is about a hundredth of eps_hat off); "auto":
                the fastest on the device, see hardware.choose_sampling. x_t and the steps stay in the precision of x_T, and so does
@@ -151,9 +153,8 @@ def sample_steps(
     device = _device(model, x_T, generator)
     if generator is None:
         generator = fresh_generator(device)
-    predict = _with_labels(
-        _fast(model, device, precision, compile), labels, guidance, device
-    )
+    told = given(model, labels) if not guidance else guided(model, guidance, labels)
+    predict = around(told, lambda each: _fast(each, device, precision, compile), device)
     times, schedule = respace(
         schedule,
         schedule.T if steps is None else steps,
@@ -318,9 +319,9 @@ def _fast(model: Model, device: torch.device, precision: str, compile: bool) -> 
         else network
     )
 
-    def predict(x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
+    def predict(x: Tensor, t: Tensor, *told: Tensor, **named: Tensor) -> Tensor:
         answer: Tensor = run(
-            x.to(dtype, memory_format=torch.channels_last), t[:1], *labels
+            x.to(dtype, memory_format=torch.channels_last), t[:1], *told, **named
         )  # one t: one embedding
         return answer.to(
             x.dtype, memory_format=torch.contiguous_format, copy=True
@@ -329,32 +330,12 @@ def _fast(model: Model, device: torch.device, precision: str, compile: bool) -> 
     return predict
 
 
-def _with_labels(
-    model: Model, labels: Tensor | None, guidance: float, device: torch.device
-) -> Model:
-    if labels is None:
-        return model
-    labels = labels.to(device)
-    if guidance == 0:
-        return lambda x, t: model(x, t, labels)
-
-    def guided(x: Tensor, t: Tensor) -> Tensor:
-        informed, free = model(x, t, labels), model(x, t)
-        if informed.shape == x.shape:
-            return (1 + guidance) * informed - guidance * free
-        channels = x.shape[1]
-        eps = (1 + guidance) * informed[:, :channels] - guidance * free[:, :channels]
-        return torch.cat([eps, informed[:, channels:]], dim=1)
-
-    return guided
-
-
 def _normal(
     shape: tuple[int, ...],
     generator: Generator | Sequence[Generator],
     device: torch.device,
 ) -> Tensor:
-    return send(draw(torch.randn, shape, generator), device)
+    return send(draw_from(torch.randn, shape, generator), device)
 
 
 def _device(

@@ -6,10 +6,12 @@ Square roots and ratios are written where they are used; `at` casts them, once, 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from .runtime import guard
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -25,46 +27,26 @@ class Schedule:
     """
 
     beta: Tensor
+    alpha: Tensor = field(init=False)
+    alpha_bar: Tensor = field(init=False)
+    beta_tilde: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        try:
-            beta = (
-                torch.as_tensor(self.beta, dtype=torch.float64)
-                .detach()
-                .to("cpu", copy=True)
-            )
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
-                f"beta is a {type(self.beta).__name__} that makes no tensor ({error}); wanted numbers, beta_1 to beta_T"
-            ) from error
-        if beta.ndim != 1 or beta.numel() == 0:
+        beta = _betas(self.beta)
+        alpha_bar = torch.cumprod(1 - beta, dim=0)
+        if alpha_bar[-1] == 0:
             raise ValueError(
-                f"beta has shape {tuple(beta.shape)}; wanted one dimension with T entries, beta_1 to beta_T"
+                f"these {beta.numel() - 1} steps leave alpha_bar_T = 0 in float64, by "
+                "which Eq. (15) divides; wanted fewer or smaller beta"
             )
-        if beta[0] != 0:
-            beta = torch.cat([beta.new_zeros(1), beta])
-        inside = (1 - beta[1:] < 1) & (
-            beta[1:] < 1
-        )  # in float64: 1 - 1e-17 is 1, which is no step
-        if beta.numel() == 1 or not inside.all():
-            raise ValueError(
-                f"every beta_t must lie strictly between 0 and 1 (a variance that keeps some of the image); got {beta[1:].tolist()[:8]}"
-            )
-        object.__setattr__(self, "beta", beta)
-        object.__setattr__(self, "alpha", 1 - beta)
-        object.__setattr__(self, "alpha_bar", torch.cumprod(1 - beta, dim=0))
-        if self.alpha_bar[-1] == 0:
-            raise ValueError(
-                f"these {beta.numel() - 1} steps leave alpha_bar_T = 0 in float64, by which Eq. (15) divides; wanted fewer or smaller beta"
-            )
-        before = torch.cat([beta.new_ones(1), self.alpha_bar[:-1]])
-        beta_tilde = (1 - before) / (1 - self.alpha_bar) * beta
+        before = torch.cat([beta.new_ones(1), alpha_bar[:-1]])  # alpha_bar_{t-1}
+        beta_tilde = (1 - before) / (1 - alpha_bar) * beta
         beta_tilde[0] = 0.0  # 0/0 above: there is no step into t = 0
-        object.__setattr__(self, "beta_tilde", beta_tilde)
-
-    alpha: Tensor = None  # type: ignore[assignment]
-    alpha_bar: Tensor = None  # type: ignore[assignment]
-    beta_tilde: Tensor = None  # type: ignore[assignment]
+        derived = dict(
+            beta=beta, alpha=1 - beta, alpha_bar=alpha_bar, beta_tilde=beta_tilde
+        )
+        for name, tensor in derived.items():
+            object.__setattr__(self, name, tensor)  # the only time: it is frozen
 
     @property
     def T(self) -> int:
@@ -83,19 +65,12 @@ def linear_schedule(
     Raises ValueError for a T below 1, and TypeError or ValueError for betas that are no numbers between 0 and 1.
     """
     _check_steps(T)
-    if not all(isinstance(beta, (int, float)) for beta in (beta_1, beta_T)):
-        raise TypeError(
-            f"beta_1 = {beta_1!r}, beta_T = {beta_T!r}; wanted two numbers (the paper: 1e-4 and 0.02)"
-        )
-    if not (0 < beta_1 < 1 and 0 < beta_T < 1):
-        raise ValueError(
-            f"beta_1 = {beta_1}, beta_T = {beta_T}; wanted both strictly between 0 and 1 (the paper: 1e-4 and 0.02)"
-        )
+    _check_ends(beta_1, beta_T)
     return Schedule(torch.linspace(beta_1, beta_T, T, dtype=torch.float64))
 
 
 def cosine_schedule(T: int = 1000) -> Schedule:
-    """alpha_bar_t = f(t)/f(0), f(t) = cos^2((t/T + 0.008)/1.008 * pi/2), beta_t at most 0.999. (Nichol and Dhariwal 2021, equation 17)
+    """alpha_bar_t = f(t)/f(0), f(t) = cos^2((t/T + 0.008)/1.008 * pi/2), beta_t at most 0.999. (Nichol and Dhariwal 2021, their 17)
 
     Raises ValueError for a T below 1.
     """
@@ -109,11 +84,51 @@ def cosine_schedule(T: int = 1000) -> Schedule:
     return Schedule((1 - f[1:] / f[:-1]).clamp(max=0.999))
 
 
-def _check_steps(T: int) -> None:
-    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+def _betas(given: object) -> Tensor:
+    """(T + 1,) float64 with a 0 first, from whatever was given as beta."""
+    try:
+        beta = torch.as_tensor(given, dtype=torch.float64).detach().to("cpu", copy=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"beta is a {type(given).__name__} that makes no tensor ({error}); wanted "
+            "numbers, beta_1 to beta_T"
+        ) from error
+    if beta.ndim != 1 or beta.numel() == 0:
         raise ValueError(
-            f"T = {T!r}; wanted a whole number of steps, at least 1 (the paper: 1000)"
+            f"beta has shape {tuple(beta.shape)}; wanted one dimension with T entries, "
+            "beta_1 to beta_T"
         )
+    if beta[0] != 0:
+        beta = torch.cat([beta.new_zeros(1), beta])
+    # In float64: 1 - 1e-17 is 1, which is no step.
+    inside = (1 - beta[1:] < 1) & (beta[1:] < 1)
+    if beta.numel() == 1 or not inside.all():
+        raise ValueError(
+            "every beta_t must lie strictly between 0 and 1 (a variance that keeps "
+            f"some of the image); got {beta[1:].tolist()[:8]}"
+        )
+    return beta
+
+
+def _check_steps(T: int) -> None:
+    guard.whole("T", T, "a whole number of steps, at least 1 (the paper: 1000)", 1)
+
+
+def _check_ends(beta_1: float, beta_T: float) -> None:
+    given = f"beta_1 = {beta_1!r}, beta_T = {beta_T!r}"
+    if not all(isinstance(beta, (int, float)) for beta in (beta_1, beta_T)):
+        raise TypeError(f"{given}; wanted two numbers (the paper: 1e-4 and 0.02)")
+    if not (0 < beta_1 < 1 and 0 < beta_T < 1):
+        raise ValueError(
+            f"{given}; wanted both strictly between 0 and 1 (the paper: 1e-4 and 0.02)"
+        )
+
+
+def check_schedule(schedule: object) -> None:
+    """Raise TypeError unless it is a Schedule."""
+    guard.instance(
+        "schedule", schedule, Schedule, "a Schedule, such as linear_schedule()"
+    )
 
 
 def check_t(t: float | Tensor, T: int, lowest: int = 1, real: bool = False) -> None:

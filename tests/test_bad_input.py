@@ -102,6 +102,19 @@ TABLE = [
     (lambda: ddpm.linear_schedule(10, 1e-4, 2), ValueError, "strictly between 0 and 1"),
     (lambda: ddpm.cosine_schedule(True), ValueError, "T = True; wanted a whole number"),
     (lambda: ddpm.cosine_schedule(-3), ValueError, "T = -3"),
+    (lambda: ddpm.Schedule([0.1], alpha=0.5), TypeError, "alpha"),
+    # models that are told something
+    (
+        lambda: ddpm.given(None, LABELS),
+        TypeError,
+        "model is a NoneType; wanted a callable model(x_t, t, ...)",
+    ),
+    (
+        lambda: ddpm.guided(NET, "much", LABELS),
+        TypeError,
+        "guidance = 'much'; wanted a finite number",
+    ),
+    (lambda: ddpm.guided(NET, True, LABELS), TypeError, "guidance = True"),
     # times
     (
         lambda: ddpm.q_sample(SHORT, X, 0, X),

@@ -175,7 +175,7 @@ def test_noise_without_a_generator_is_drawn_where_the_model_is(monkeypatch):
             asked.append(torch.device(device).type)
             return super().__new__(cls)
 
-    monkeypatch.setattr("ddpm_core.reverse.Generator", Recorder)
+    monkeypatch.setattr("ddpm_core.model.Generator", Recorder)
     with rehearsal():
         next(sample_steps(network(), SHORT, (2, 1, 8, 8)))
     next(sample_steps(Scale(), SHORT, (2, 1, 8, 8)))
