@@ -1,6 +1,12 @@
-"""The figure grammar, a slider over frames that needs no kernel, and alternative text that travels with each figure.
+"""The figure grammar, tables, a slider over frames that needs no kernel, and alternative text that travels with each figure.
 
-Data is blue, noise grey, the model orange, what is exact black and dashed; time runs from left to right.
+Data is blue, noise grey, the model orange, what is exact black and dashed; time runs from left to right. Curves are SVG in the page's
+own colours, so that night and print are right; pictures stay pixels. A figure wider than a phone is laid out a second time for one.
+
+show         a matplotlib figure                    show_images  a grid of pictures
+table        rows of numbers and words              frame, FrameSlider  what moves
+
+In captions, and in a table's head and words, mu_tilde_t, x_{t-1} or x0_hat are set as symbols.
 """
 
 from __future__ import annotations
@@ -9,10 +15,14 @@ import base64
 import html
 import io
 import json
+import numbers
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from . import _page
 
 if TYPE_CHECKING:  # matplotlib is imported when the first figure is drawn
     from matplotlib.figure import Figure as Drawing
@@ -22,7 +32,10 @@ DATA, NOISE, MODEL, EXACT = "#0072b2", "#8c8c8c", "#d55e00", "#000000"
 
 
 class Figure:
-    """A picture with its alternative text and caption, shown alike in Jupyter, Colab and the built book."""
+    """A picture with its alternative text and caption, shown alike in Jupyter, Colab and the built book.
+
+    png  its pixels; or svg, one or two drawings, the second for a phone
+    """
 
     def __init__(
         self,
@@ -31,40 +44,49 @@ class Figure:
         alt: str,
         caption: str = "",
         pixelated: bool = False,
+        svg: tuple[str, ...] = (),
     ):
-        self.png, self.width, self.alt, self.caption, self.pixelated = (
-            png,
-            width,
-            alt,
-            caption,
-            pixelated,
-        )
+        self.png, self.width, self.alt = png, width, alt
+        self.caption, self.pixelated, self.svg = caption, pixelated, svg
 
     def __repr__(self) -> str:
         return f"Figure: {self.alt}"
 
     def _repr_html_(self) -> str:
+        if self.svg:
+            kinds = "picture vector" + (" two" if len(self.svg) > 1 else "")
+            return (
+                f'<figure class="{kinds}" style="margin:1em 0">'
+                f"{''.join(self.svg)}{_caption(self.caption)}</figure>"
+            )
         style = f"width:{self.width}px;max-width:100%;height:auto" + (
             ";image-rendering:pixelated" if self.pixelated else ""
         )
+        kinds = "picture pixels" if self.pixelated else "picture"
         return (
-            f'<figure class="picture" style="margin:1em 0">'
-            f'<img alt="{html.escape(self.alt)}" style="{style}" src="data:image/png;base64,{_base64(self.png)}">'
+            f'<figure class="{kinds}" style="margin:1em 0">'
+            f'<img alt="{html.escape(self.alt)}" style="{style}" '
+            f'src="data:image/png;base64,{_base64(self.png)}">'
             f"{_caption(self.caption)}</figure>"
         )
 
 
-def show(fig: Drawing, alt: str, caption: str = "") -> Figure:
-    """A matplotlib figure with alternative text `alt` and a caption that states what the figure shows. Closes the figure."""
+def show(fig: Drawing, alt: str, caption: str = "", *, vector: bool = True) -> Figure:
+    """A matplotlib figure with alternative text `alt` and a caption that states what the figure shows. Closes the figure.
+
+    vector  False: as pixels, where a file or a widget wants them
+    """
     import matplotlib.pyplot as plt
 
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
-    width = round(
-        fig.get_figwidth() * 100
-    )  # drawn at twice the size it is shown at, for sharp screens
+    width = round(fig.get_figwidth() * 100)
+    if vector:
+        figure = Figure(b"", width, alt, caption, svg=_page.vector(fig, alt))
+    else:  # drawn at twice the size it is shown at, for sharp screens
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+        figure = Figure(buffer.getvalue(), width, alt, caption)
     plt.close(fig)
-    return Figure(buffer.getvalue(), width, alt, caption)
+    return figure
 
 
 def show_images(
@@ -92,29 +114,56 @@ def image_grid(images: Tensor, columns: int = 8, gap: int = 1) -> np.ndarray:
     return grid[..., 0] if c == 1 else grid
 
 
-def frame(fig: Drawing) -> np.ndarray:
-    """A matplotlib figure as one frame of a FrameSlider, uint8 (H, W, 3). Closes the figure."""
+@dataclass(frozen=True)
+class Frame:
+    """A drawing as a frame of a FrameSlider: as SVG, and a second time for a phone where it is wide; or, of pictures and of clouds of
+    dots, in pixels, uint8 (H, W, 4), at twice the size it is shown at."""
+
+    width: int
+    svg: tuple[str, ...] = ()
+    pixels: tuple[np.ndarray, ...] = ()
+
+
+def frame(fig: Drawing) -> Frame:
+    """A matplotlib figure as one frame of a FrameSlider. Closes the figure."""
     import matplotlib.pyplot as plt
 
-    fig.set_dpi(100)
-    fig.canvas.draw()
-    pixels = np.asarray(fig.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]  # of the Agg canvas, which draws all figures here
+    width = round(fig.get_figwidth() * 100)
+    heavy = _page.has_pictures(fig) or _page.dots(fig) > 250
+    if heavy:
+        if not _page.has_pictures(fig):  # which must not be turned over at night
+            for patch in (fig.patch, *(ax.patch for ax in fig.axes)):
+                patch.set_alpha(0)
+        wide = _pixels(fig)
+        made = Frame(
+            width, pixels=(wide, _pixels(fig)) if _page.stack(fig) else (wide,)
+        )
+    else:
+        made = Frame(width, svg=_page.drawings(fig))
     plt.close(fig)
-    return pixels
+    return made
+
+
+def _pixels(fig: Drawing) -> np.ndarray:
+    fig.set_dpi(200)
+    fig.canvas.draw()
+    drawn: Any = fig.canvas  # Agg's, which draws all figures here
+    return np.asarray(drawn.buffer_rgba()).copy()
 
 
 class FrameSlider:
     """Frames under a slider with a play button: plain HTML, so that it moves in the built page, in Jupyter and in Colab.
 
-    frames    N arrays, uint8 (H, W) or (H, W, 3), all of one size      labels   N strings, shown beside the slider
+    frames    N arrays, uint8 (H, W) or (H, W, 3), all of one size; or N of `frame`
+    labels    N strings, shown beside the slider
     name      what the slider changes, such as "t"                      alt      what one sees, for those who do not
-    scale     page pixels a pixel                                       start    the frame shown first
+    scale     page pixels a pixel                                       start    the frame shown first, and printed
     interval  milliseconds a frame while it plays
     """
 
     def __init__(
         self,
-        frames: Sequence[np.ndarray],
+        frames: Sequence[np.ndarray | Frame],
         labels: Sequence[object],
         *,
         name: str = "t",
@@ -124,42 +173,40 @@ class FrameSlider:
         start: int = 0,
         interval: int = 120,
     ) -> None:
-        self.frames, self.labels = (
-            np.stack([np.asarray(f) for f in frames]),
-            [str(label) for label in labels],
-        )
-        if (
-            self.frames.dtype != np.uint8
-            or self.frames.ndim not in (3, 4)
-            or len(self.frames) != len(self.labels)
-            or not 0 <= start < len(self.labels)
-        ):
+        self.labels = [str(label) for label in labels]
+        self.drawn = [f for f in frames if isinstance(f, Frame)]
+        if self.drawn:
+            size = (len(frames), 0, self.drawn[0].width)
+            fits = len(self.drawn) == len(frames) == len(self.labels)
+            self.frames = np.zeros(size, np.uint8)
+        else:
+            self.frames = np.stack([np.asarray(f) for f in frames])
+            fits = (
+                self.frames.dtype == np.uint8
+                and self.frames.ndim in (3, 4)
+                and len(self.frames) == len(self.labels)
+            )
+        if not fits or not 0 <= start < len(self.labels):
             raise ValueError(
                 f"frames of shape {self.frames.shape} and dtype {self.frames.dtype} with {len(self.labels)} labels, start = {start}; "
-                "wanted uint8 (N, H, W) or (N, H, W, 3), N labels and 0 <= start < N"
+                "wanted uint8 (N, H, W) or (N, H, W, 3) or N of `frame`, N labels and 0 <= start < N"
             )
-        self.name, self.alt, self.caption, self.scale, self.start, self.interval = (
-            name,
-            alt,
-            caption,
-            scale,
-            start,
-            interval,
-        )
+        self.name, self.alt, self.caption = name, alt, caption
+        self.scale, self.start, self.interval = scale, start, interval
 
     def __repr__(self) -> str:
         n, h, w = self.frames.shape[:3]
-        return f"FrameSlider: {self.alt} ({self.name} = {self.labels[0]} to {self.labels[-1]}, {n} frames of {w} x {h})"
+        size = f"{n} drawings" if self.drawn else f"{n} frames of {w} x {h}"
+        return f"FrameSlider: {self.alt} ({self.name} = {self.labels[0]} to {self.labels[-1]}, {size})"
 
     def _repr_html_(self) -> str:
-        n, h, w = self.frames.shape[:3]
-        last, name = max(n - 1, 1), html.escape(self.name)
-        sprite = _base64(
-            _png(self.frames.reshape(n * h, *self.frames.shape[2:]), colours=64)
-        )
+        n, name = len(self.labels), html.escape(self.name)
+        shown = html.escape(self.labels[self.start])
+        width = round(self.frames.shape[2] * (1 if self.drawn else self.scale))
+        # Each frame is a picture of its own: one long strip of them is more than a phone's memory takes.
         move = (
             "const f=this.closest('figure'),i=+this.value,label=JSON.parse(f.dataset.labels)[i];"
-            f"f.querySelector('[role=img]').style.backgroundPositionY=i*100/{last}+'%';"
+            "f.querySelectorAll('[role=img]>*').forEach((p,k)=>p.hidden=k!==i);"
             "f.querySelector('output').textContent=label;this.setAttribute('aria-valuetext',label)"
         )
         play = (
@@ -170,26 +217,153 @@ class FrameSlider:
             "b.timer=setInterval(()=>{if(+s.value>=+s.max||!b.isConnected)return stop();s.stepUp();s.dispatchEvent(new Event('input'))},"
             f"{self.interval})"
         )
+        pictures = "".join(
+            f"<div{'' if i == self.start else ' hidden'}>{picture}</div>"
+            for i, picture in enumerate(self._pictures())
+        )
+        kinds = "frames drawn" if self.drawn else "frames"
         return (
-            f'<figure class="frames" data-labels="{html.escape(json.dumps(self.labels))}" onkeydown="event.stopPropagation()" '
-            f'style="margin:1em 0;width:{round(w * self.scale)}px;max-width:100%">'
-            f'<div role="img" aria-label="{html.escape(self.alt)}" style="width:100%;aspect-ratio:{w}/{h};image-rendering:{"pixelated" if self.scale > 1 else "auto"};'
-            f'background:url(data:image/png;base64,{sprite}) 0 {self.start * 100 / last:g}% / 100% {n * 100}% no-repeat"></div>'
+            f'<figure class="{kinds}" data-labels="{html.escape(json.dumps(self.labels))}" onkeydown="event.stopPropagation()" '
+            f'style="margin:1em 0;width:{width}px;max-width:100%">'
+            f'<div role="img" aria-label="{html.escape(self.alt)}">{pictures}</div>'
             '<div style="display:flex;gap:.6em;align-items:center;margin-top:.4em">'
             f'<button type="button" aria-label="play" style="min-width:2.4em;min-height:2.4em" onclick="{html.escape(play)}">\u25b6\ufe0e</button>'
             f'<label style="display:flex;gap:.5em;align-items:center;flex:1">{name}'
-            f'<input type="range" min="0" max="{n - 1}" value="{self.start}" autocomplete="off" aria-valuetext="{html.escape(self.labels[self.start])}" '
+            f'<input type="range" min="0" max="{n - 1}" value="{self.start}" autocomplete="off" aria-valuetext="{shown}" '
             f'style="flex:1;min-width:5em" oninput="{html.escape(move)}"></label>'
-            f'<output style="font-variant-numeric:tabular-nums;min-width:4.5em">{html.escape(self.labels[self.start])}</output></div>'
+            f'<output style="font-variant-numeric:tabular-nums;min-width:4.5em">{shown}</output></div>'
             f"{_caption(self.caption)}</figure>"
         )
+
+    def _pictures(self) -> list[str]:
+        if not self.drawn:
+            sharp = "pixelated" if self.scale > 1 else "auto"
+            return [_picture(f, sharp) for f in self.frames]
+        vector = [svg for f in self.drawn for svg in f.svg]
+        salt = _page.named_after(self.alt)
+        slim = iter(_page.defined_once(tuple(vector)))
+        out = []
+        for f in self.drawn:
+            svg = "".join(next(slim) for _ in f.svg)
+            svg = svg.replace("LABEL ", "").replace(_page.SALT, salt)
+            two = ' class="two"' if len(f.svg) > 1 else ""
+            out.append(f"<span{two}>{svg}</span>" if svg else _picture(*f.pixels))
+        return out
+
+
+def _picture(wide: np.ndarray, narrow: Any = None) -> str:
+    """Pixels as an element; of two, the browser takes the second on a phone."""
+    sharp = narrow if isinstance(narrow, str) else "auto"
+    h, w = wide.shape[:2]
+    clear = wide.shape[-1] == 4 and bool((wide[..., 3] < 255).any())
+    img = (
+        f'<img alt="" width="{w}" height="{h}"{" class=clear" if clear else ""} '
+        f'style="display:block;width:100%;height:auto;image-rendering:{sharp}" '
+        f'src="data:image/png;base64,{_base64(_png(wide, colours=64))}">'
+    )
+    if not isinstance(narrow, np.ndarray):
+        return img
+    h, w = narrow.shape[:2]
+    data = f"data:image/png;base64,{_base64(_png(narrow, colours=64))}"
+    return (
+        f'<picture><source media="(max-width:560px)" width="{w}" height="{h}" '
+        f'srcset="{data}">{img}</picture>'
+    )
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows as a table in a page, and in columns of plain text elsewhere: see `table`."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: tuple[bool, ...]  # of each column: numbers, set to the right
+    caption: str = ""
+
+    def __repr__(self) -> str:
+        lines = [self.head, *self.rows]
+        widths = [max(len(line[k]) for line in lines) for k in range(len(self.head))]
+        text = [
+            "  ".join(
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, width, right in zip(line, widths, self.right)
+            ).rstrip()
+            for line in lines
+        ]
+        return "\n".join([*([self.caption] if self.caption else []), *text])
+
+    def _repr_html_(self) -> str:
+        side = [' style="text-align:right"' if right else "" for right in self.right]
+        head = "".join(
+            f'<th scope="col"{s}>{_page.symbols(word)}</th>'
+            for word, s in zip(self.head, side)
+        )
+        body = "".join(
+            "<tr>"
+            + "".join(
+                f'<td data-label="{html.escape(word)}"{s}>{_page.symbols(cell)}</td>'
+                for cell, word, s in zip(row, self.head, side)
+            )
+            + "</tr>"
+            for row in self.rows
+        )
+        above = f"<caption>{_page.symbols(self.caption)}</caption>"
+        stacked = " stacked" if len(self.head) > 3 else ""
+        return (
+            f'<table class="results{stacked}">{above if self.caption else ""}'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+
+def table(
+    rows: Sequence[Sequence[object]],
+    head: Sequence[str],
+    *,
+    digits: int = 4,
+    caption: str = "",
+) -> Table:
+    """Rows of numbers and words as a table: set in a page, in columns of plain text in a terminal and for nbval.
+
+    rows    each as long as head; a float gets `digits` significant digits, an int all of its own, None a dash, words stay
+    Raises ValueError for rows of another length.
+    """
+    head = [str(word) for word in head]
+    if wrong := [row for row in rows if len(row) != len(head)]:
+        raise ValueError(
+            f"a row of {len(wrong[0])} cells under a head of {len(head)}; wanted as many cells as the head has words"
+        )
+    number = [
+        all(isinstance(row[k], numbers.Real) or row[k] is None for row in rows)
+        for k in range(len(head))
+    ]
+    cells = tuple(tuple(_cell(value, digits) for value in row) for row in rows)
+    return Table(tuple(head), cells, tuple(number), caption)
+
+
+def _cell(value: object, digits: int) -> str:
+    if value is None:
+        return "\u2013"
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()  # a tensor or an array of one number
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return str(value)
+    if isinstance(value, numbers.Integral):
+        return f"{int(value):,}"
+    x = float(value)
+    if x == 0 or 1e-4 <= abs(x) < 10 ** max(digits, 4):
+        whole = len(str(int(abs(x)))) if abs(x) >= 1 else 0
+        small = 0 if abs(x) >= 1 or x == 0 else -int(np.floor(np.log10(abs(x)))) - 1
+        return f"{x:.{max(digits - whole + small, 0)}f}".replace("-", "\u2212")
+    return f"{x:.{digits - 1}e}"
 
 
 def _png(array: np.ndarray, colours: int | None = None) -> bytes:
     from PIL import Image
 
     picture = Image.fromarray(array)
-    if colours and picture.mode == "RGB":
+    if colours and picture.mode == "RGBA":
+        picture = picture.quantize(colours, method=Image.Quantize.FASTOCTREE)
+    elif colours and picture.mode == "RGB":
         picture = picture.quantize(
             colours, dither=Image.Dither.NONE
         )  # drawings have few colours: a quarter of the size
@@ -203,4 +377,4 @@ def _base64(data: bytes) -> str:
 
 
 def _caption(caption: str) -> str:
-    return f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f"<figcaption>{_page.symbols(caption)}</figcaption>" if caption else ""

@@ -290,6 +290,7 @@ def bound_terms(
             "steps; the last bar, in grey, is the prior.",
             caption=f"In all {prior + float(terms.sum()):.4g} bits per dimension: {float(terms[0]):.4g} for the pixels (L_0), {float(terms[1:].sum()):.4g} for "
             f"the steps between, {prior:.3e} for what is left at the end (L_T).",
+            vector=False,
         )
 
     return Playground(

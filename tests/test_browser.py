@@ -105,7 +105,8 @@ def test_page(browser, page):
 
 
 COUNT = "(window.figures = [...document.querySelectorAll('figure:has([role=img]) input[type=range]')]).length"
-LOOK = "(f => f.querySelector('[role=img]').style.backgroundPositionY + ' ' + f.querySelector('output').textContent)(figures[%d].closest('figure'))"
+LOOK = """(f => [f.querySelector('[role=img]').style.backgroundPositionY, [...f.querySelectorAll('[role=img] > div')].findIndex(d => !d.hidden),
+    f.querySelector('output').textContent].join(' '))(figures[%d].closest('figure'))"""
 PLACE = """(() => { %s.scrollIntoView({block: 'center', behavior: 'instant'}); const r = %s.getBoundingClientRect(); return [r.x, r.y, r.width, r.height] })()"""
 
 

@@ -9,7 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_core.figures import Figure, FrameSlider, frame, image_grid, show, show_images
+from ddpm_core._page import symbols
+from ddpm_core.figures import (
+    Figure,
+    FrameSlider,
+    frame,
+    image_grid,
+    show,
+    show_images,
+    table,
+)
 
 NASTY = """a "quoted" <b>bold</b> & 'single' </figure><script>alert(1)</script>"""
 
@@ -17,7 +26,7 @@ NASTY = """a "quoted" <b>bold</b> & 'single' </figure><script>alert(1)</script>"
 class Page(HTMLParser):
     """Well-formed HTML as a list of (tag, attributes); every tag closed in its order, every attribute once."""
 
-    VOID = {"img", "input", "br"}
+    VOID = {"img", "input", "br", "source"}
 
     def __init__(self, source: str):
         super().__init__(convert_charrefs=True)
@@ -77,6 +86,7 @@ def test_slider_is_well_formed_and_carries_all_frames_and_labels(colour):
     assert [tag for tag, _ in page.tags] == [
         "figure",
         "div",
+        *["div", "img"] * 3,
         "div",
         "button",
         "label",
@@ -98,17 +108,15 @@ def test_slider_is_well_formed_and_carries_all_frames_and_labels(colour):
         "1",
         'say "500"',
     )
-    sprite = decoded(page.one("div", role="img")["style"])
-    expected = (
-        some.reshape(12, 6, 3)
-        if colour
-        else np.repeat(some.reshape(12, 6, 1), 3, axis=2)
-    )
-    assert np.abs(sprite.astype(int) - expected).max() <= (2 if colour else 0)
-    assert (
-        "0 50% / 100% 300% no-repeat" in page.one("div", role="img")["style"]
-        and "aspect-ratio:6/4" in page.one("div", role="img")["style"]
-    )
+    shown = [decoded(a["src"]) for tag, a in page.tags if tag == "img"]
+    expected = some if colour else np.repeat(some[..., None], 3, axis=-1)
+    assert np.abs(np.stack(shown).astype(int) - expected).max() <= 2 * colour
+    hidden = [
+        "hidden" in a
+        for tag, a in page.tags
+        if tag == "div" and len(a) == ("hidden" in a)
+    ]
+    assert hidden == [True, False, True]
     assert "width:18px" in page.one("figure")["style"]
 
 
@@ -128,12 +136,8 @@ def test_scripts_of_the_slider_are_balanced_and_need_nothing_from_outside():
 
 
 def test_one_frame_is_a_slider_too():
-    assert (
-        "0 0% / 100% 100%"
-        in Page(FrameSlider(frames(1), ["a"], alt="a")._repr_html_()).one(
-            "div", role="img"
-        )["style"]
-    )
+    page = Page(FrameSlider(frames(1), ["a"], alt="a")._repr_html_())
+    assert page.one("img")["src"] and page.one("input")["max"] == "0"
 
 
 def test_plain_text_says_what_there_is():
@@ -206,23 +210,162 @@ def test_show_images_shows_each_pixel():
     assert decoded(img["src"])[::2, ::2, 0].tolist() == [[0, 60], [120, 180]]
 
 
-def test_show_and_frame_take_and_close_a_figure():
+@pytest.fixture
+def plt():
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    yield plt
+    plt.close("all")
+
+
+def panels(plt, pictures=False):
+    fig, axes = plt.subplots(1, 2, figsize=(7.2, 3), sharey=True, layout="constrained")
+    axes[0].plot(np.linspace(0, 1, 5000), "k--")
+    axes[0].set_title("a title that is longer than a phone is wide: $x_{t - 1}$")
+    axes[1].fill_between([0, 1], [0, 1], color="#0072b2", alpha=0.3)
+    if pictures:
+        axes[1].imshow(np.eye(3))
+    return fig
+
+
+def test_pixels_of_a_drawing_where_a_widget_wants_them(plt):
     fig, ax = plt.subplots(figsize=(3, 2))
     ax.plot([0, 1])
-    page = Page(show(fig, alt="a line")._repr_html_())
-    assert (
-        page.one("img")["alt"] == "a line"
-        and "width:300px" in page.one("img")["style"]
-        and "figcaption" not in page.text
-    )
-    assert decoded(page.one("img")["src"]).shape == (400, 600, 3)
-    pixels = frame(plt.figure(figsize=(3, 2)))
-    assert pixels.shape == (200, 300, 3) and pixels.dtype == np.uint8
+    page = Page(show(fig, alt="a line", vector=False)._repr_html_())
+    img = page.one("img")
+    assert img["alt"] == "a line" and "width:300px" in img["style"]
+    assert "figcaption" not in page.text
+    assert decoded(img["src"]).shape == (400, 600, 3)
     assert plt.get_fignums() == []
+
+
+def test_a_drawing_is_vector_in_the_colours_of_the_page_and_laid_out_twice(plt):
+    source = show(panels(plt), alt=NASTY, caption="c")._repr_html_()
+    page = Page(source)
+    drawn = [a for tag, a in page.tags if tag == "svg"]
+    assert [a["class"] for a in drawn] == ["wide", "narrow"]
+    assert all(a["role"] == "img" and a["aria-label"] == NASTY for a in drawn)
+    sizes = [[float(v) for v in a["viewbox"].split()[2:]] for a in drawn]
+    assert sizes[0] == [518.4, 216] and sizes[1][0] == pytest.approx(244.8)
+    assert sizes[1][1] > sizes[0][1], "below each other"
+    inks = set(re.findall(r"(?:fill|stroke):([^;\"]*)", source))
+    assert {"currentColor", "var(--book-data,#0072b2)"} <= inks
+    assert not {"#000000", "#ffffff", "#444444"} & inks
+    assert len(source) < 60_000, "5000 points on a line are two"
+    defined = re.findall(r'id="([^"]*)"', source)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', source))
+    assert len(defined) == len(set(defined)) and used <= set(defined)
+    assert plt.get_fignums() == []
+
+
+def test_a_small_drawing_needs_no_second_and_two_of_a_page_do_not_meddle(plt):
+    one, two = (
+        show(plt.figure(figsize=(3, 2)), alt=alt)._repr_html_() for alt in ("a", "b")
+    )
+    assert one.count("<svg") == 1
+    ids = [set(re.findall(r'id="([^"]*)"', source)) for source in (one, two)]
+    assert not ids[0] & ids[1]
+
+
+def test_a_drawing_is_the_same_bytes_again(plt):
+    assert len({show(panels(plt), alt="a")._repr_html_() for _ in range(2)}) == 1
+
+
+def test_the_path_keeps_its_course(plt):
+    """A curve whose corners are left out passes within a tenth of a point of each of them."""
+    x = np.linspace(0, 9, 3000)
+    fig, ax = plt.subplots(figsize=(3, 2))
+    ax.fill_between(x, np.sin(x), -1, color="red")
+    source = show(fig, alt="a")._repr_html_()
+    path = max(re.findall(r' d="(M[-\d. LMz]+)"', source), key=len)
+    corners = np.array([c.split() for c in re.findall(r"[ML]([^MLz]+)", path)], float)
+    assert 20 < len(corners) < 400
+    top = corners[np.argsort(corners[:, 0])]
+    top = top[top[:, 1] < top[:, 1].max() - 1]  # the curve, not the floor
+    low, high = corners[:, 0].min(), corners[:, 0].max()
+    height = np.interp((top[:, 0] - low) / (high - low) * 9, x, np.sin(x))
+    slope, shift = np.polyfit(height, top[:, 1], 1)
+    assert np.abs(slope * height + shift - top[:, 1]).max() < 0.3
+
+
+def test_frames_of_drawings_are_vector_and_of_pictures_sharp_pixels(plt):
+    curves = FrameSlider([frame(panels(plt)) for _ in range(3)], "abc", alt="a")
+    source = curves._repr_html_()
+    page = Page(source)
+    assert len([tag for tag, _ in page.tags if tag == "svg"]) == 6
+    assert "base64" not in source
+    defined = re.findall(r'id="([^"]*)"', source)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', source))
+    assert len(defined) == len(set(defined)) and used <= set(defined)
+    pixels = FrameSlider([frame(panels(plt, True)) for _ in range(2)], "ab", alt="a")
+    page = Page(pixels._repr_html_())
+    shown = [a for tag, a in page.tags if tag in ("img", "source")]
+    assert [a["width"] for a in shown] == ["680", "1440"] * 2, "two pixels a pixel"
+    assert "width:720px" in page.one("figure")["style"]
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("mu_tilde_t", "<i>μ\u0303</i><sub>t</sub>"),
+        ("x_{t-1}, x_0", "<i>x</i><sub>t\u22121</sub>, <i>x</i><sub>0</sub>"),
+        ("x0_hat", "<i>x\u0302</i><sub>0</sub>"),
+        ("x_0_hat", "<i>x\u0302</i><sub>0</sub>"),
+        ("sqrt(alpha_bar_t)", "\u221a(<i>α\u0304</i><sub>t</sub>)"),
+        ("eps_theta", "<i>ε</i><sub>θ</sub>"),
+        ("sigma = 0.5", "<i>σ</i> = 0.5"),
+        ("L_simple", "<i>L</i><sub>simple</sub>"),
+        ("ddpm.beta and eps-simple", "ddpm.beta and eps-simple"),
+        ("eps(x)", "eps(x)"),
+        ("a <b> & c", "a &lt;b&gt; &amp; c"),
+        ("load_images, q_sample, x_shape", "load_images, q_sample, x_shape"),
+    ],
+)
+def test_symbols(text, wanted):
+    assert symbols(text) == wanted
+
+
+def test_a_table_is_set_and_is_columns_of_text():
+    made = table(
+        [["beta_tilde", 3.14159, 1200], ["none <", None, 7], ["small", 2.5e-7, -1]],
+        ["variance", "bits", "steps"],
+        caption="What it costs",
+    )
+    assert repr(made).splitlines() == [
+        "What it costs",
+        "variance         bits  steps",
+        "beta_tilde      3.142  1,200",
+        "none <              \u2013      7",
+        "small       2.500e-07     -1",
+    ]
+    page = Page(made._repr_html_())
+    cells = [a for tag, a in page.tags if tag == "td"]
+    assert [a["data-label"] for a in cells[:3]] == ["variance", "bits", "steps"]
+    assert "text-align:right" in cells[1]["style"] and "style" not in cells[0]
+    assert "none &lt;" in made._repr_html_() and page.one("table")["class"] == "results"
+    with pytest.raises(ValueError, match="2 cells under a head of 3"):
+        table([[1, 2]], ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    "value, wanted",
+    [
+        (0.0, "0.0000"),
+        (0.05, "0.05000"),
+        (12.3456, "12.35"),
+        (9999.5, "10000"),
+        (-1.5, "\u22121.500"),
+        (torch.tensor(0.25), "0.2500"),
+        (np.float32(2), "2.000"),
+        (float("nan"), "nan"),
+        (1e9, "1.000e+09"),
+    ],
+)
+def test_cells(value, wanted):
+    assert table([[value]], ["a"]).rows == ((wanted,),)
 
 
 def test_the_same_figure_is_the_same_bytes():

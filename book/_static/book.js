@@ -21,3 +21,19 @@ function reachWhatScrolls() {
 }
 window.addEventListener("load", reachWhatScrolls);
 window.addEventListener("resize", reachWhatScrolls);
+// An algorithm is copied as numbered lines of text, its formulas as TeX.
+document.querySelectorAll(".algorithm").forEach(box => {
+  const button = Object.assign(document.createElement("button"), { type: "button", className: "copy", textContent: "Copy" });
+  const tex = new Map([...box.querySelectorAll(".math")].map(m => [m, m.textContent.replace(/^\\\(|\\\)$/g, "")]));
+  const lines = () => [box.querySelector("p"), ...box.querySelectorAll("li")].map((line, k) => {
+    const plain = line.cloneNode(true), there = [...line.querySelectorAll(".math")];
+    plain.querySelectorAll(".math").forEach((m, i) => m.replaceWith(`$${tex.get(there[i])}$`));
+    return (k ? `${k}: ` : "") + plain.textContent.replace(/\u2003/g, "  ").replace(/\s*\n\s*/g, " ").trimEnd();
+  });
+  button.addEventListener("click", async () => {
+    try { await navigator.clipboard.writeText(lines().join("\n")); button.textContent = "Copied"; }
+    catch { getSelection().selectAllChildren(box); button.textContent = "Selected"; } // a page from a disk may not write to the clipboard
+    setTimeout(() => (button.textContent = "Copy"), 1500);
+  });
+  box.append(button);
+});
