@@ -1,19 +1,16 @@
 """What a check prints, on its way to the page; and the boxes of the algorithms."""
 
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from docutils import nodes
 from docutils.utils import new_document
-from notebooks import BOOK, notebooks, read
 from site_pages import SITE, built
 
+from book._ext import seals
+from book._tools.notebooks import notebooks, read
 from ddpm_core.checks import check, check_mc, check_seen, check_zero
-
-sys.path.insert(0, str(BOOK / "_ext"))
-import seals
 
 
 @pytest.fixture
@@ -74,6 +71,12 @@ def put(text: str) -> list[str]:
     document = output(text)
     seals.put(APP, document, "page")
     return [node.astext() for node in document[0].children]
+
+
+def test_a_misprint_that_is_off_by_no_number(capsys):
+    check_seen("divided by nothing", float("nan"), 1.0)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "off by \u221e" in seals.seal(line) and part(seals.seal(line)) == 100
 
 
 def test_what_stands_between_the_checks_stays_text(printed):

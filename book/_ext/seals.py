@@ -53,8 +53,8 @@ def seal(line: str) -> str:
 
 def powers(off: float, allowed: float) -> str:
     """Sixteen powers of ten end at the tick."""
-    if not off:
-        return track(0)
+    if not off or not math.isfinite(off):
+        return track(100 if off else 0)
     return track(TICK * (1 + (math.log10(off) - math.log10(allowed)) / 16))
 
 
@@ -69,6 +69,8 @@ def number(x: float) -> str:
     """6.7e-16 -> 6.7 x 10^-16, as HTML; 0 is "nothing"."""
     if x == 0:
         return "0"
+    if not math.isfinite(x):
+        return "\u221e"
     if not 1e-4 <= abs(x) < 1e6:
         digits, power = f"{x:.1e}".split("e")
         digits = (
