@@ -54,6 +54,7 @@ def test_the_bar_passes_its_tick_exactly_when_the_check_fails():
         bar = float(seals.powers(off, 1e-12).split("--part:")[1].split("%")[0])
         assert (bar > seals.TICK) is False or off > 1e-12, line
     assert part(seals.powers(1e-9, 1e-12)) > seals.TICK
+    assert part(seals.powers(1e-9, 0)) == 100 and part(seals.powers(0, 0)) == 0
     assert part(seals.seal("ok   a: 1.3, expected 1, 4 standard errors are 0.2")) == 100
 
 

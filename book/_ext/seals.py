@@ -53,7 +53,7 @@ def seal(line: str) -> str:
 
 def powers(off: float, allowed: float) -> str:
     """Sixteen powers of ten end at the tick."""
-    if not off or not math.isfinite(off):
+    if not off or not allowed or not math.isfinite(off):
         return track(100 if off else 0)
     return track(TICK * (1 + (math.log10(off) - math.log10(allowed)) / 16))
 
