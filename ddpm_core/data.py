@@ -200,13 +200,7 @@ def load_labelled(
     ground: Ground = WHITE,
 ) -> Labelled:
     """The images of load_images, with the names of their classes beside the labels."""
-    if split not in ("train", "test"):
-        raise ValueError(f'split = {split!r}; wanted "train" or "test"')
-    if not isinstance(name, str):
-        raise TypeError(
-            f'name is {_kind(name)}; wanted a string, such as "fashion-mnist" or '
-            '"folder:<path>"'
-        )
+    _check_name(name, split)
     _check_side(size)
     check_ground(ground)
     if name in ("fashion-mnist", "digits"):
@@ -224,6 +218,7 @@ def class_names(name: str, split: str = "train") -> tuple[str, ...] | None:
 
     name, split and errors as in load_images. Of the hub no more is fetched than it takes.
     """
+    _check_name(name, split)
     if name in CLASSES:
         return CLASSES[name]
     where, path, splits, _, labelled = find_source(name, split, None)
@@ -250,6 +245,7 @@ def find_source(
     name: str, split: str, size: int | None
 ) -> tuple[str, str, str, int | None, bool]:
     """A name of a data set from the hub or a folder -> "hub" or "folder", its id or path, its split, size, and whether it has labels."""
+    _check_name(name, split)
     _check_side(size)
     kind, _, path = name.partition(":")
     if kind in ("hub", "folder") and path:
@@ -273,6 +269,16 @@ def find_source(
         size or source.size,
         source.labels,
     )
+
+
+def _check_name(name: str, split: str) -> None:
+    if split not in ("train", "test"):
+        raise ValueError(f'split = {split!r}; wanted "train" or "test"')
+    if not isinstance(name, str):
+        raise TypeError(
+            f'name is {_kind(name)}; wanted a string, such as "fashion-mnist" or '
+            '"folder:<path>"'
+        )
 
 
 def _check_side(size: int | None) -> None:

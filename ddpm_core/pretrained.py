@@ -6,25 +6,33 @@
         model_index.json                        makes the folder a DDPMPipeline
         scheduler/scheduler_config.json         beta_1 to beta_T, and how the pipeline samples
 
-Only JSON and tensors are exchanged: diffusers is never imported, and huggingface_hub only to fetch a hub id.
+What says the same in other words is read, too: EMAModel's folders, rounded variants, shards,
+sub-folders, [cos | sin] for [sin | cos], levels without attention on one of the two ways, no
+middle. What is another network is refused, and the difference named.
+
+Only JSON and tensors are exchanged: diffusers is never imported, and huggingface_hub only to
+fetch a hub id.
 """
 
 import json
-import pickle
 import re
 import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from .model import as_eps_model
 from .runtime.files import flush as _flush
 from .runtime.files import plain as _plain
 from .runtime.store import as_path as _path
-from .schedule import Schedule, linear_schedule
+from .runtime.weights import find_weights, patterns, read_json, read_weights
+from .schedule import Schedule, cosine_schedule, linear_schedule
 from .unet import UNet
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -42,8 +50,6 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "center_input_sample": (False, False),
     "time_embedding_type": ("positional", "positional"),
     "freq_shift": (0, 1),  # frequencies exp(-i ln 10000 / (half - 1))
-    "flip_sin_to_cos": (True, False),  # [sin | cos]
-    "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2D"),
     "mid_block_scale_factor": (1, 1),
     "downsample_padding": (
         1,
@@ -54,7 +60,6 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "silu", "swish"),  # two names of one function
     "norm_eps": (1e-5, 1e-6),
     "resnet_time_scale_shift": ("default", "default"),
-    "add_attention": (True, True),
     "class_embed_type": (None, None),
 }
 # The others, and what a missing one means. The trap: to the class a missing attention_head_dim is 8, that is 32 heads for 256 channels,
@@ -75,7 +80,42 @@ FREE: dict[str, Any] = {
     "time_embedding_dim": None,
     "num_class_embeds": None,
     "num_train_timesteps": None,
+    "flip_sin_to_cos": True,  # [cos | sin]; ours is [sin | cos]
+    "mid_block_type": "UNetMidBlock2D",
+    "add_attention": True,  # in the middle
 }
+# What EMAModel.save_pretrained writes beside them: about the average, not the network.
+AVERAGE = {
+    "decay",
+    "inv_gamma",
+    "min_decay",
+    "optimization_step",
+    "power",
+    "update_after_step",
+    "use_ema_warmup",
+}
+# Schedulers of one forward process, q with beta_1 to beta_T, and what a missing entry means
+# to all of them. How they sample is the caller's choice, and is not read.
+SCHEDULERS = {
+    "DDPMScheduler",
+    "DDPMParallelScheduler",
+    "DDIMScheduler",
+    "DDIMParallelScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+}
+FORWARD: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+}
+NETWORK = "UNet2DModel"
 
 # Ours -> theirs, applied in this order to each name.
 NAMES = [
@@ -98,67 +138,229 @@ NAMES = [
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def from_diffusers(path_or_hub_id: str | Path, *, no_label: bool = False) -> UNet:
-    """A UNet with the arguments and the weights of a UNet2DModel; in eval mode, float32, on the CPU.
+class Pipeline(NamedTuple):
+    """A network and the schedule that it was trained with."""
 
-    path_or_hub_id  a folder with config.json and diffusion_pytorch_model.safetensors (or .bin), or a pipeline that has it in unet/;
-                    or a hub id such as "google/ddpm-cifar10-32", which is fetched with huggingface_hub (143 MB) and kept in its cache
-    no_label        of a network with labels: its last one stands for "no label", as ours has it. A folder that to_diffusers wrote says so
-                    itself; of any other only its author knows
+    model: nn.Module  # model(x_t, t) -> eps_hat
+    schedule: Schedule
 
-    unet(x_t, t) is diffusers' model(x_t, t - 1): t is the paper's 1..T, theirs is 0..T-1. The schedule is not part of a network; the
-    published ones were trained with linear_schedule(). The dropout is what config.json says: 0 in the published ones, the paper's is 0.1.
+
+def from_diffusers(
+    path_or_hub_id: str | Path,
+    *,
+    no_label: bool | None = None,
+    subfolder: str | None = None,
+    variant: str | None = None,
+) -> UNet:
+    """A UNet with the arguments and the weights of a UNet2DModel.
+
+    In eval mode, float32, on the CPU.
+
+    path_or_hub_id  a folder with config.json and diffusion_pytorch_model.safetensors (or
+                    .bin, or shards), or a pipeline that has it in unet/; or a hub id such as
+                    "google/ddpm-cifar10-32", which is fetched with huggingface_hub (143 MB)
+                    and kept in its cache
+    no_label        of a network with labels. True: its last one stands for "no label", as
+                    ours has it; False: all of them are labels, so always pass one, and no
+                    guidance: the row for "no label" is zeros, which nobody has trained.
+                    A folder that to_diffusers wrote says so itself; of any other only its
+                    author knows
+    subfolder       where the network is, if not in the folder itself or in unet/
+    variant         such as "fp16", of the files' names; None: the whole precision, or the
+                    rounded copy where it is all there is
+
+    unet(x_t, t) is diffusers' model(x_t, t - 1): t is the paper's 1..T, theirs is 0..T-1.
+    The schedule is not part of a network; pipeline_from_diffusers reads it. Warns if the one
+    that lies beside is not the paper's linear_schedule(). The dropout is what config.json
+    says: 0 in the published ones, the paper's is 0.1.
 
     A .bin is a pickle: of it only tensors are read, nothing is executed.
-    Raises FileNotFoundError if there is no such folder and no network to fetch it, and says how to bring it; ValueError for a folder that
-    is damaged or foreign, for every argument that our UNet does not have, and for missing, surplus and misshapen tensors: all are named.
+    Raises FileNotFoundError if there is no such folder and no network to fetch it, and says
+    how to bring it; ValueError for a folder that is damaged or foreign, for every argument
+    that our UNet does not have, and for missing, surplus and misshapen tensors: all are
+    named.
     """
-    top = _find(path_or_hub_id)
-    folder = top if (top / "config.json").is_file() else top / "unet"
-    config = _read_json(folder / "config.json", "UNet2DModel")
-    for scheduler in (
-        top / "scheduler" / "scheduler_config.json",
-        top / "scheduler_config.json",
-    ):
-        predicts = (
-            _read_json(scheduler).get("prediction_type", "epsilon")
-            if scheduler.is_file()
-            else "epsilon"
-        )
-        if predicts != "epsilon":
+    top, folder = _find(path_or_hub_id, subfolder, variant)
+    file = _scheduler_file(top, folder)
+    if file is not None:
+        kind = _read_json(file).get("prediction_type", "epsilon")
+        if kind != "epsilon":
             raise ValueError(
-                f'{scheduler} says prediction_type = {predicts!r}; wanted "epsilon", a network that answers with eps_hat'
+                f'{file} says prediction_type = {kind!r}; wanted "epsilon", a network '
+                'that answers with eps_hat. One that says "sample" is read by '
+                "pipeline_from_diffusers"
             )
+    unet = _read_network(folder, no_label, variant)
+    if file is not None:
+        try:
+            schedule, _ = _read_schedule(file)
+            told = (
+                "is not the paper's linear_schedule(): pipeline_from_diffusers reads it"
+            )
+            beta = linear_schedule().beta
+            if schedule.T == 1000 and torch.allclose(schedule.beta, beta, rtol=1e-6):
+                told = ""
+        except ValueError as error:
+            told = f"cannot be read ({error})"
+        if told:
+            warnings.warn(f"the schedule in {file} {told}", stacklevel=2)
+    return unet
+
+
+def pipeline_from_diffusers(
+    path_or_hub_id: str | Path,
+    *,
+    no_label: bool | None = None,
+    subfolder: str | None = None,
+    variant: str | None = None,
+) -> Pipeline:
+    """The network of a pipeline's folder as a model, and the pipeline's own schedule.
+
+    Arguments as in from_diffusers. The schedule is read from scheduler_config.json: linear,
+    scaled_linear (linear in sqrt(beta)), squaredcos_cap_v2 (cosine_schedule), sigmoid, or
+    listed betas. A network that predicts x_0 ("sample") comes inside as_eps_model. How the
+    pipeline samples (variance, steps, clipping) is not read: say it to sample().
+
+    Raises what from_diffusers raises; FileNotFoundError where no schedule is said, and
+    ValueError for one that is no Schedule, which it names: nothing is guessed.
+    """
+    top, folder = _find(path_or_hub_id, subfolder, variant)
+    file = _scheduler_file(top, folder)
+    if file is None:
+        raise FileNotFoundError(
+            f"no scheduler/scheduler_config.json or scheduler_config.json in {top}; wanted "
+            "the schedule that the network was trained with: if you know it, say "
+            "from_diffusers(...) and bring it yourself"
+        )
+    schedule, prediction = _read_schedule(file)
+    unet = _read_network(folder, no_label, variant)
+    return Pipeline(as_eps_model(unet, schedule, prediction), schedule)
+
+
+def _read_network(folder: Path, no_label: bool | None, variant: str | None) -> UNet:
+    about = folder / "config.json"
+    config = _read_json(about, NETWORK)
+    labels = config.get("num_class_embeds")
+    if labels is not None and MARK in config:
+        no_label = True
+    elif labels is not None and no_label is None:
+        raise ValueError(
+            f"{about} says num_class_embeds = {labels}, but not whether the last of these "
+            "labels stands for no label, as ours does; if so, say from_diffusers(..., "
+            "no_label=True), and no_label=False if all of them are labels"
+        )
     try:
-        arguments = _arguments(config)
-        with torch.device(
-            "meta"
-        ):  # without memory, and without drawing initial weights from the global generator
+        arguments = _arguments(config, no_label is not False)
+        with torch.device("meta"):
+            # without memory, and without drawing from the global generator
             unet = UNet(**arguments)
     except (
         ValueError,
         RuntimeError,
-    ) as error:  # the latter: sizes beyond what torch can count
-        raise ValueError(
-            f"{folder / 'config.json'} is no network that UNet can be: {error}"
-        ) from error
-    if unet.classes and not (no_label or MARK in config):
-        raise ValueError(
-            f"{folder / 'config.json'} says num_class_embeds = {unet.classes + 1}, but not whether the last of these labels stands for "
-            "no label, as ours does; if so, or if you always pass labels, say from_diffusers(..., no_label=True)"
-        )
+    ) as error:  # the latter: beyond what torch can count
+        raise ValueError(f"{about} is no network that UNet can be: {error}") from error
 
-    file, weights = _read_weights(folder)
+    file = find_weights(folder, WEIGHTS, variant)
+    weights = _newer_names(file, read_weights(file))
     names = {name: _theirs(name) for name in unet.state_dict()}
+    wanted = {names[name]: tensor for name, tensor in unet.state_dict().items()}
+    absent = tuple(_absent(config))
+    label, time = "class_embedding.weight", "time_embedding.linear_1.weight"
+    if labels is not None and no_label is False:
+        wanted[label] = wanted[label][:-1]
     _check_fit(
         file,
         weights,
-        {names[name]: tensor for name, tensor in unet.state_dict().items()},
+        {name: w for name, w in wanted.items() if not name.startswith(absent)},
     )
+    if labels is not None and no_label is False:
+        row = torch.zeros(1, wanted[label].shape[1], dtype=weights[label].dtype)
+        weights[label] = torch.cat([weights[label], row])
+    if config.get("flip_sin_to_cos", FREE["flip_sin_to_cos"]):
+        weights[time] = weights[time].roll(arguments["width"] // 2, dims=1)
+    for name, w in wanted.items():
+        if name.startswith(absent):  # a block of zeros adds nothing to what it is given
+            weights[name] = torch.zeros(w.shape)
     unet.to_empty(device="cpu").load_state_dict(
         {name: weights[theirs] for name, theirs in names.items()}
     )
     return unet.eval()
+
+
+def _scheduler_file(top: Path, folder: Path) -> Path | None:
+    """Where a pipeline says its schedule, also if only its network's folder was named."""
+    above = folder.absolute().parent
+    tops = [top] + [above] * (above / "model_index.json").is_file()
+    for at in tops:
+        for name in ("scheduler/scheduler_config.json", "scheduler_config.json"):
+            if (at / name).is_file():
+                return at / name
+    return None
+
+
+def _read_schedule(file: Path) -> tuple[Schedule, str]:
+    """beta_1 to beta_T, and what the network predicts, in our words."""
+    config = _read_json(file)
+    c = FORWARD | config
+    T, first, last = c["num_train_timesteps"], c["beta_start"], c["beta_end"]
+    kind, listed = c["beta_schedule"], c["trained_betas"]
+    prediction = {"epsilon": "eps", "sample": "x0"}.get(str(c["prediction_type"]))
+    wrong = []
+    if config.get("_class_name") not in SCHEDULERS:
+        wrong.append(
+            f"_class_name = {config.get('_class_name')!r}, wanted one of "
+            f"{', '.join(sorted(SCHEDULERS))}"
+        )
+    if prediction is None:
+        wrong.append(
+            f'prediction_type = {c["prediction_type"]!r}, wanted "epsilon" or "sample"'
+        )
+    for name in ("rescale_betas_zero_snr", "use_flow_sigmas"):
+        if config.get(name):
+            wrong.append(f"{name} = {config[name]!r}, wanted false: alpha_bar_T > 0")
+    if not _whole(T):
+        wrong.append(f"num_train_timesteps = {T!r}, wanted a whole number")
+    if listed is not None and not isinstance(listed, list):
+        wrong.append("trained_betas is no list")
+        listed = []
+    numbers = all(
+        isinstance(b, (int, float)) and not isinstance(b, bool) and 0 < b < 1
+        for b in ([first, last] if listed is None else listed)
+    )
+    if listed is not None and len(listed) != T:
+        wrong.append(f"trained_betas has {len(listed)} entries, wanted {T}")
+    if not numbers:
+        wrong.append(
+            f"beta_start = {first!r}, beta_end = {last!r}, or an entry of trained_betas: "
+            "wanted numbers between 0 and 1"
+        )
+    if listed is None and str(kind) not in BETAS:
+        wrong.append(f"beta_schedule = {kind!r}, wanted one of {', '.join(BETAS)}")
+    try:
+        if not wrong:
+            made = Schedule(listed) if listed else BETAS[kind](T, first, last)
+            return made, str(prediction)
+    except (TypeError, ValueError, RuntimeError) as error:  # the last: T beyond memory
+        wrong = [str(error)]
+    raise ValueError(f"{file} describes no Schedule: {'; '.join(wrong)}")
+
+
+def _even(T: int, first: float, last: float) -> Tensor:
+    return torch.linspace(first, last, T, dtype=torch.float64)
+
+
+BETAS: dict[
+    str, Callable[[int, float, float], Schedule]
+] = {  # (T, beta_start, beta_end) -> the schedule; the cosine has no use for the latter
+    "linear": linear_schedule,
+    "scaled_linear": lambda T, first, last: Schedule(
+        _even(T, first**0.5, last**0.5) ** 2
+    ),
+    "squaredcos_cap_v2": lambda T, first, last: cosine_schedule(T),
+    "sigmoid": lambda T, first, last: Schedule(
+        _even(T, -6, 6).sigmoid() * (last - first) + first
+    ),
+}
 
 
 def to_diffusers(
@@ -234,47 +436,66 @@ def to_diffusers(
     return path
 
 
-def _find(path_or_hub_id: str | Path) -> Path:
-    """The folder itself, or where the hub id has been fetched to."""
+def _find(
+    path_or_hub_id: str | Path, subfolder: str | None, variant: str | None
+) -> tuple[Path, Path]:
+    """The folder itself, or where the hub id has been fetched to; and the network's in it."""
     if not isinstance(path_or_hub_id, (str, Path)):
         raise TypeError(
-            f"path_or_hub_id is a {type(path_or_hub_id).__name__}; wanted a folder or a hub id such as 'google/ddpm-cifar10-32'"
+            f"path_or_hub_id is a {type(path_or_hub_id).__name__}; wanted a folder or a "
+            "hub id such as 'google/ddpm-cifar10-32'"
         )
+    for name, value in (("subfolder", subfolder), ("variant", variant)):
+        inside = isinstance(value, str) and ".." not in value and value[:1] not in "/\\"
+        if value is not None and not (
+            inside and (name == "subfolder" or "/" not in value)
+        ):
+            raise ValueError(
+                f"{name} = {value!r}; wanted None, or "
+                + (
+                    "a folder inside"
+                    if name == "subfolder"
+                    else 'a word such as "fp16"'
+                )
+            )
     path = Path(path_or_hub_id)
     if path.is_file():
         raise ValueError(
-            f"{path} is a file; wanted the folder it is in, with config.json and {WEIGHTS}.safetensors"
+            f"{path} is a file; wanted the folder it is in, with config.json and "
+            f"{WEIGHTS}.safetensors"
         )
     if (
         not path.exists()
         and isinstance(path_or_hub_id, str)
         and re.fullmatch(r"\w[\w.-]*/[\w.-]+", path_or_hub_id)
     ):
-        path = _fetch(path_or_hub_id)
-    if not any((path / sub / "config.json").is_file() for sub in ("", "unet")):
-        state = "no config.json in" if path.is_dir() else "no folder"
-        raise FileNotFoundError(
-            f"{state} {path}; wanted a folder with config.json and {WEIGHTS}.safetensors, a pipeline's folder that has them "
-            "in unet/, or a hub id such as 'google/ddpm-cifar10-32'"
-        )
-    return path
+        path = _fetch(path_or_hub_id, subfolder, variant)
+    for sub in ("", "unet") if subfolder is None else (subfolder,):
+        if (path / sub / "config.json").is_file():
+            return path, path / sub
+    state = "no config.json in" if path.is_dir() else "no folder"
+    raise FileNotFoundError(
+        f"{state} {path / (subfolder or '')}; wanted a folder with config.json and "
+        f"{WEIGHTS}.safetensors, a pipeline's folder that has them in unet/ (or say "
+        "subfolder=), or a hub id such as 'google/ddpm-cifar10-32'"
+    )
 
 
-def _fetch(hub_id: str) -> Path:
+def _fetch(hub_id: str, subfolder: str | None, variant: str | None) -> Path:
+    subs = [f"{subfolder}/"] if subfolder else ["", "unet/"]
     about = [
-        "config.json",
-        "unet/config.json",
         "model_index.json",
         "scheduler_config.json",
         "scheduler/scheduler_config.json",
+        *(f"{sub}config.json" for sub in subs),
     ]
     try:
         from huggingface_hub import snapshot_download
 
-        for ending in ("safetensors", "bin"):  # the second only where there is no first
-            wanted = [f"{WEIGHTS}.{ending}", f"unet/{WEIGHTS}.{ending}"]
+        for names in patterns(WEIGHTS, variant):  # a worse one only where no better is
+            wanted = [sub + name for sub in subs for name in names]
             folder = Path(snapshot_download(hub_id, allow_patterns=about + wanted))
-            if any((folder / name).is_file() for name in wanted):
+            if any(any(folder.glob(name)) for name in wanted):
                 break
         return folder
     except (
@@ -283,19 +504,16 @@ def _fetch(hub_id: str) -> Path:
         local = hub_id.split("/")[1]
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
-            f"{hub_id!r} is no folder here, and could not be fetched from the Hugging Face hub: {reason}. Where there is a network: "
-            f"pip install huggingface_hub; hf download {hub_id} --local-dir {local} (before its version 1: huggingface-cli download, likewise). "
-            f"Then bring the folder here and say from_diffusers({local!r})"
+            f"{hub_id!r} is no folder here, and could not be fetched from the Hugging "
+            f"Face hub: {reason}. Where there is a network: pip install huggingface_hub; "
+            f"hf download {hub_id} --local-dir {local} (before its version 1: "
+            "huggingface-cli download, likewise). Then bring the folder here and say "
+            f"from_diffusers({local!r})"
         ) from error
 
 
 def _read_json(file: Path, kind: str | None = None) -> dict[str, Any]:
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{file} is not JSON ({error}); it is damaged: take another copy"
-        ) from error
+    about = read_json(file)
     if not isinstance(about, dict) or (kind and about.get("_class_name") != kind):
         found = (
             about.get("_class_name")
@@ -303,14 +521,40 @@ def _read_json(file: Path, kind: str | None = None) -> dict[str, Any]:
             else type(about).__name__
         )
         raise ValueError(
-            f"{file} describes a {found}; wanted _class_name = {kind!r}, as diffusers writes it"
+            f"{file} describes a {found}; wanted _class_name = {kind!r}, as diffusers "
+            "writes it"
         )
     return about
 
 
-def _arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of our UNet for the config of a UNet2DModel. Raises ValueError that names every entry that our UNet cannot express."""
-    config = {name: value for name, value in config.items() if not name.startswith("_")}
+def _absent(config: dict[str, Any]) -> list[str]:
+    """How the names of tensors begin that this UNet2DModel lacks and our UNet has."""
+    c = FREE | config
+    down, up = c["down_block_types"], c["up_block_types"]
+    lacks = []
+    if c["mid_block_type"] is None:
+        lacks.append("mid_block.")
+    elif not c["add_attention"]:
+        lacks.append("mid_block.attentions.")
+    for i, (d, u) in enumerate(zip(down, reversed(up))):
+        if d.startswith("Attn") and not u.startswith("Attn"):
+            lacks.append(f"up_blocks.{len(up) - 1 - i}.attentions.")
+        elif u.startswith("Attn") and not d.startswith("Attn"):
+            lacks.append(f"down_blocks.{i}.attentions.")
+    return lacks
+
+
+def _arguments(config: dict[str, Any], no_label: bool = True) -> dict[str, Any]:
+    """The arguments of our UNet for the config of a UNet2DModel.
+
+    no_label  whether the last of its labels stands for none
+    Raises ValueError that names every entry that our UNet cannot express.
+    """
+    config = {
+        name: value
+        for name, value in config.items()
+        if not name.startswith("_") and name not in AVERAGE
+    }
     wrong = [
         f"{name} = {config[name]!r}, an argument unknown here"
         for name in config
@@ -329,6 +573,7 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
         if not _whole(c[name]):
             wrong.append(f"{name} = {c[name]!r}, wanted one whole number")
     widths, down = c["block_out_channels"], c["down_block_types"]
+    up, attends = c["up_block_types"], []
     if (
         not isinstance(widths, list)
         or not widths
@@ -348,23 +593,37 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
         wrong.append(
             f"down_block_types = {down!r}, wanted DownBlock2D or AttnDownBlock2D for each of block_out_channels"
         )
-    elif c["up_block_types"] != (
-        up := [d.replace("Down", "Up") for d in reversed(down)]
+    elif (
+        not isinstance(up, list)
+        or len(up) != len(down)
+        or not all(u in ("UpBlock2D", "AttnUpBlock2D") for u in up)
     ):
         wrong.append(
-            f"up_block_types = {c['up_block_types']!r}, wanted the same levels in reverse, {up}"
+            f"up_block_types = {up!r}, wanted UpBlock2D or AttnUpBlock2D for each of "
+            "block_out_channels"
         )
     elif widths:
-        attending = {
-            widths[-1],
-            *(w for w, d in zip(widths, down) if d == "AttnDownBlock2D"),
-        }
-        if c["attention_head_dim"] is not None and sorted(attending) != [
-            c["attention_head_dim"]
-        ]:
+        attends = [
+            d.startswith("Attn") or u.startswith("Attn")
+            for d, u in zip(down, reversed(up))
+        ]
+        attending = {w for w, a in zip(widths, attends) if a}
+        if c["add_attention"] and c["mid_block_type"]:
+            attending.add(widths[-1])
+        head = c["attention_head_dim"]
+        if head is not None and any(w != head for w in attending):
+            heads = [w // head if _whole(head) else "?" for w in sorted(attending)]
             wrong.append(
-                f"attention_head_dim = {c['attention_head_dim']!r}, wanted null: one head of all {sorted(attending)} channels"
+                f"attention_head_dim = {head!r}, wanted null: one head of all "
+                f"{sorted(attending)} channels, not {heads} heads"
             )
+    if c["mid_block_type"] not in (None, "UNetMidBlock2D"):
+        wrong.append(
+            f"mid_block_type = {c['mid_block_type']!r}, wanted 'UNetMidBlock2D' or null"
+        )
+    for name in ("add_attention", "flip_sin_to_cos"):
+        if not isinstance(c[name], bool):
+            wrong.append(f"{name} = {c[name]!r}, wanted true or false")
     if c["out_channels"] != c["in_channels"]:
         wrong.append(
             f"out_channels = {c['out_channels']!r}, wanted in_channels = {c['in_channels']!r}: eps_hat, and no variance of another kind"
@@ -386,7 +645,7 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
             f"time_embedding_dim = {c['time_embedding_dim']!r}, wanted null or {4 * widths[0]}"
         )
     if c["num_class_embeds"] is not None and not (
-        _whole(c["num_class_embeds"]) and c["num_class_embeds"] > 1
+        _whole(c["num_class_embeds"]) and c["num_class_embeds"] > no_label
     ):
         wrong.append(
             f"num_class_embeds = {c['num_class_embeds']!r}, wanted null, or the number of labels and one for no label"
@@ -399,13 +658,9 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
         width=widths[0],
         multipliers=tuple(w // widths[0] for w in widths),
         blocks=c["layers_per_block"],
-        attention=tuple(
-            c["sample_size"] // 2**i
-            for i, d in enumerate(down)
-            if d == "AttnDownBlock2D"
-        ),
+        attention=tuple(c["sample_size"] // 2**i for i, a in enumerate(attends) if a),
         dropout=c["dropout"],
-        classes=c["num_class_embeds"] - 1 if c["num_class_embeds"] else None,
+        classes=c["num_class_embeds"] - no_label if c["num_class_embeds"] else None,
         groups=c["norm_num_groups"],
     )
 
@@ -427,7 +682,7 @@ def _config(unet: UNet) -> dict[str, Any]:
         if wanted != default
     }
     config: dict[str, Any] = (
-        {"_class_name": "UNet2DModel", MARK: "written by to_diffusers"}
+        {"_class_name": NETWORK, MARK: "written by to_diffusers"}
         | ours
         | dict(
             sample_size=c["image_size"],
@@ -439,6 +694,7 @@ def _config(unet: UNet) -> dict[str, Any]:
             layers_per_block=c["blocks"],
             dropout=c["dropout"],
             norm_num_groups=c["groups"],
+            flip_sin_to_cos=False,
             attention_head_dim=None,  # one head: not to be left out, which is 8 in most releases
         )
     )
@@ -505,70 +761,22 @@ def _check_free(path: Path) -> None:
     )
 
 
-def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The weights' file and what is in it, by the newer of diffusers' names."""
-    file = folder / f"{WEIGHTS}.safetensors"
-    if file.is_file():
-        try:
-            weights = load_file(file)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{file} ({file.stat().st_size} bytes) is truncated or damaged, or a Git LFS pointer ({error}); "
-                "take another copy"
-            ) from error
-    elif (file := folder / f"{WEIGHTS}.bin").is_file():
-        weights = _unpickle(file)
-    else:
-        raise FileNotFoundError(
-            f"no {WEIGHTS}.safetensors or .bin in {folder}; it holds {sorted(f.name for f in folder.iterdir())}"
-        )
+def _newer_names(file: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights by the newer of diffusers' names."""
     renamed = {
         re.sub(r"(attentions\.\d+)\.(\w+)\.", _newer, name): tensor
         for name, tensor in weights.items()
     }
     if len(renamed) < len(weights):
         raise ValueError(
-            f"{file} holds some tensors of attention twice, by their old and their new names; wanted one of each"
+            f"{file} holds some tensors of attention twice, by their old and their new "
+            "names; wanted one of each"
         )
-    return file, renamed
+    return renamed
 
 
 def _newer(old: re.Match[str]) -> str:
     return f"{old[1]}.{OLD_NAMES.get(old[2], old[2])}."
-
-
-def _unpickle(file: Path) -> dict[str, Tensor]:
-    """A .bin, of which torch builds tensors in dictionaries and nothing else."""
-    if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 6):
-        raise ValueError(
-            f"{file} is a pickle, and torch {torch.__version__} can be made to run code by one even with weights_only=True "
-            "(CVE-2025-32434); wanted a .safetensors file, or torch 2.6"
-        )
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asks = re.search(r"GLOBAL (\S+)", str(error))
-        what = (
-            f"asks for {asks[1]}, which could run code"
-            if asks
-            else "asks for more, or is no pickle"
-        )
-        raise ValueError(
-            f"{file} was refused and nothing of it executed: a pickle of tensors was wanted, and it {what}. "
-            "Ask for a .safetensors file"
-        ) from None  # torch's own message advises to switch its guard off
-    except Exception as error:  # a stranger's bytes can fail anywhere in it
-        raise ValueError(
-            f"{file} ({file.stat().st_size} bytes) is truncated or damaged ({' '.join(str(error).split())[:150] or 'it ends early'}); "
-            "take another copy"
-        ) from error
-    if not isinstance(weights, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
-    ):
-        raise ValueError(
-            f"{file} holds a {type(weights).__name__} of other things than named tensors; wanted the state_dict of a UNet2DModel"
-        )
-    return weights
 
 
 def _check_fit(

@@ -765,6 +765,21 @@ TABLE = [
         "was refused and nothing of it executed",
     ),
     (
+        lambda: ddpm.from_diffusers("unet-foreign", subfolder="../unet"),
+        ValueError,
+        "subfolder = '../unet'; wanted None, or a folder inside",
+    ),
+    (
+        lambda: ddpm.pipeline_from_diffusers("nowhere"),
+        FileNotFoundError,
+        "no folder nowhere; wanted a folder with config.json",
+    ),
+    (
+        lambda: ddpm.pipeline_from_diffusers("unet-foreign"),
+        ValueError,
+        "wanted _class_name = 'UNet2DModel'",
+    ),
+    (
         lambda: ddpm.to_diffusers(Scale(), "unet"),
         TypeError,
         "unet is a Scale; wanted a UNet",
@@ -870,6 +885,23 @@ TABLE = [
         'split = \'validation\'; wanted "train" or "test"',
     ),
     (lambda: ddpm.load_images(None), TypeError, "wanted a string"),
+    (lambda: load_stream(None, 2), TypeError, "wanted a string"),
+    (
+        lambda: load_stream("folder:pictures", 2, split="all"),
+        ValueError,
+        "split = 'all'",
+    ),
+    (lambda: ddpm.class_names(None), TypeError, "wanted a string"),
+    (
+        lambda: ddpm.class_names("folder:nowhere"),
+        FileNotFoundError,
+        "nowhere is not a folder",
+    ),
+    (
+        lambda: ddpm.load_images("folder:pictures", ground="none"),
+        ValueError,
+        "ground = 'none'; wanted a colour without transparency",
+    ),
     (
         lambda: ddpm.load_images("folder:/nowhere/at/all"),
         FileNotFoundError,

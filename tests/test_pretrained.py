@@ -24,6 +24,7 @@ from ddpm_core import (
     cifar10_unet,
     from_diffusers,
     linear_schedule,
+    pipeline_from_diffusers,
     pretrained,
     sample,
     to_diffusers,
@@ -286,7 +287,8 @@ def test_a_head_of_8_channels_would_be_another_network(published, theirs):
     with pytest.raises(
         ValueError,
         match=re.escape(
-            "attention_head_dim = 8, wanted null: one head of all [16] channels"
+            "attention_head_dim = 8, wanted null: one head of all [16] channels, "
+            "not [2] heads"
         ),
     ):
         from_diffusers(say(published, attention_head_dim=8))
@@ -330,9 +332,9 @@ def test_other_ways_to_say_the_same(published, theirs, changes):
         ("time_embedding_type", "learned"),
         ("freq_shift", 0),
         ("freq_shift", ...),
-        ("flip_sin_to_cos", True),
-        ("flip_sin_to_cos", ...),
-        ("mid_block_type", None),
+        ("flip_sin_to_cos", None),
+        ("mid_block_type", "UNetMidBlock2DSimpleCrossAttn"),
+        ("add_attention", "no"),
         ("mid_block_scale_factor", 1.4142135),
         ("downsample_padding", 1),
         ("downsample_padding", ...),
@@ -342,7 +344,6 @@ def test_other_ways_to_say_the_same(published, theirs, changes):
         ("norm_eps", 1e-5),
         ("norm_eps", ...),
         ("resnet_time_scale_shift", "scale_shift"),
-        ("add_attention", False),
         ("class_embed_type", "timestep"),
         ("class_embed_type", "identity"),
         ("sample_size", None),
@@ -368,7 +369,9 @@ def test_other_ways_to_say_the_same(published, theirs, changes):
         ("block_out_channels", [16]),
         ("down_block_types", ["DownBlock2D", "SkipDownBlock2D"]),
         ("down_block_types", ...),
-        ("up_block_types", ["UpBlock2D", "AttnUpBlock2D"]),
+        ("up_block_types", ["UpBlock2D", "SkipUpBlock2D"]),
+        ("up_block_types", ["UpBlock2D"]),
+        ("up_block_types", ...),
         ("sample_size", 7),
         ("block_out_channels", [10**18] * 2),
     ],
@@ -386,7 +389,7 @@ def test_what_our_network_cannot_be_is_named(published, name, value):
     with pytest.raises(ValueError, match=named) as raised:
         from_diffusers(say(published, **{name: value}))
     assert "config.json" in str(raised.value)
-    if value is ... and name not in ("block_out_channels", "down_block_types"):
+    if value is ... and not name.startswith(("block_out", "down_block", "up_block")):
         assert "(being missing)" in str(raised.value)
 
 
@@ -692,6 +695,47 @@ def test_a_hub_id_is_fetched_without_what_is_not_needed(
     )
 
 
+@pytest.mark.parametrize(
+    "how, ask, asked",
+    [
+        (dict(max_shard_size="5KB"), {}, 1),
+        (dict(max_shard_size="5KB", safe_serialization=False), {}, 2),
+        (dict(variant="fp16"), {}, 3),
+        (dict(variant="fp16"), dict(variant="fp16"), 1),
+        (dict(variant="bf16", max_shard_size="5KB"), {}, 4),
+        (dict(variant="ema", max_shard_size="5KB"), dict(variant="ema"), 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("sub", ["unet", "unet_ema"])
+def test_shards_and_variants_from_a_hub(
+    tmp_path, theirs, monkeypatch, how, ask, asked, sub
+):
+    from fnmatch import fnmatch
+
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.chdir(tmp_path)
+    theirs.save_pretrained(tmp_path / "remote" / sub, **how)
+    (tmp_path / "remote" / sub / f"{WEIGHTS}.other.safetensors").write_text("large")
+    calls = []
+
+    def snapshot_download(repo_id, *, allow_patterns):
+        calls.append(repo_id)
+        for source in (tmp_path / "remote").rglob("*"):
+            name = source.relative_to(tmp_path / "remote")
+            if source.is_file() and any(fnmatch(str(name), p) for p in allow_patterns):
+                (tmp_path / "cache" / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, tmp_path / "cache" / name)
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    if sub != "unet":
+        ask = ask | {"subfolder": sub}
+    assert_same_answers(from_diffusers("someone/something", **ask), theirs)
+    assert len(calls) == asked
+    assert not list((tmp_path / "cache").rglob("*other*"))
+
+
 def test_a_folder_goes_before_a_hub_id_of_its_name(tmp_path, theirs, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
@@ -781,6 +825,305 @@ def test_of_other_labels_only_their_author_knows_what_the_last_one_is(tmp_path):
     assert_same_answers(
         from_diffusers(tmp_path / "x", no_label=True), theirs, torch.tensor([1, 3])
     )
+
+
+def test_labels_that_are_all_labels(tmp_path):
+    config = SMALL | {"num_class_embeds": 4}
+    theirs = theirs_from(config)
+    write(tmp_path / "x", config, theirs.state_dict())
+    with pytest.raises(ValueError, match="no_label=False if all of them are labels"):
+        from_diffusers(tmp_path / "x")
+    ours = from_diffusers(tmp_path / "x", no_label=False)  # the remedy
+    assert ours.classes == 4
+    assert_same_answers(ours, theirs, torch.tensor([0, 3]))
+    single = SMALL | {"num_class_embeds": 1}
+    theirs = theirs_from(single)
+    write(tmp_path / "y", single, theirs.state_dict())
+    ours = from_diffusers(tmp_path / "y", no_label=False)
+    assert_same_answers(ours, theirs, torch.tensor([0, 0]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(flip_sin_to_cos=True),
+        dict(add_attention=False),
+        dict(mid_block_type=None),
+        dict(mid_block_type=None, add_attention=False, flip_sin_to_cos=True),
+        dict(up_block_types=["UpBlock2D", "UpBlock2D"]),
+        dict(up_block_types=["AttnUpBlock2D", "AttnUpBlock2D"]),
+        dict(
+            down_block_types=["AttnDownBlock2D", "DownBlock2D"],
+            up_block_types=["AttnUpBlock2D", "UpBlock2D"],
+        ),
+        dict(
+            down_block_types=["DownBlock2D", "DownBlock2D"],
+            up_block_types=["UpBlock2D", "UpBlock2D"],
+            add_attention=False,
+            attention_head_dim=8,  # of no attention
+        ),
+        dict(
+            down_block_types=["AttnDownBlock2D", "DownBlock2D"],
+            up_block_types=["UpBlock2D", "UpBlock2D"],
+            mid_block_type=None,
+            attention_head_dim=8,  # all of the first level's channels: one head
+        ),
+    ],
+    ids=str,
+)
+def test_the_same_network_with_other_parts(tmp_path, changes):
+    """Other tensors, the same function; and theirs again when it is written out."""
+    config = SMALL | changes
+    theirs = theirs_from(config)
+    ours = from_diffusers(write(tmp_path / "x", config, theirs.state_dict()))
+    assert_same_answers(ours, theirs)
+    to_diffusers(ours, tmp_path / "y")
+    assert_same_answers(ours, load_theirs(tmp_path / "y"))
+
+
+def test_tensors_of_a_part_that_the_config_denies_are_surplus(tmp_path, theirs):
+    folder = write(
+        tmp_path / "x", SMALL | {"mid_block_type": None}, theirs.state_dict()
+    )
+    with pytest.raises(ValueError, match="has surplus mid_block"):
+        from_diffusers(folder)
+
+
+def test_the_folder_of_an_average(tmp_path, theirs):
+    """EMAModel.save_pretrained, of diffusers itself: seven more keys."""
+    from diffusers.training_utils import EMAModel
+
+    average = EMAModel(
+        theirs.parameters(),
+        model_cls=diffusers.UNet2DModel,
+        model_config=theirs.config,
+        use_ema_warmup=True,
+    )
+    average.save_pretrained(tmp_path / "unet_ema")
+    config = json.loads((tmp_path / "unet_ema" / "config.json").read_text())
+    assert pretrained.AVERAGE <= config.keys()
+    assert_same_answers(from_diffusers(tmp_path / "unet_ema"), theirs)
+    assert_same_answers(from_diffusers(tmp_path, subfolder="unet_ema"), theirs)
+
+
+def test_a_byte_order_mark_is_no_damage(published, theirs):
+    for file in [published / "config.json"]:
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert_same_answers(from_diffusers(published), theirs)
+    scheduler = published / "scheduler_config.json"
+    scheduler.write_bytes(b'\xef\xbb\xbf{"_class_name": "DDPMScheduler"}')
+    assert pipeline_from_diffusers(published).schedule.T == 1000
+
+
+@pytest.mark.parametrize("variant", [None, "fp16", "non_ema"])
+@pytest.mark.parametrize("shards", [False, True])
+@pytest.mark.parametrize("safe", [True, False])
+def test_variants_and_shards_as_diffusers_writes_them(
+    tmp_path, theirs, variant, shards, safe
+):
+    size = "5KB" if shards else "10GB"
+    theirs.save_pretrained(
+        tmp_path / "x", variant=variant, max_shard_size=size, safe_serialization=safe
+    )
+    indices = [p.name for p in (tmp_path / "x").glob("*.index*.json")]
+    assert bool(indices) == shards
+    assert_same_answers(from_diffusers(tmp_path / "x", variant=variant), theirs)
+    if variant == "non_ema":  # other weights: not taken unasked
+        with pytest.raises(
+            FileNotFoundError, match="has the variants non_ema: say variant='non_ema'"
+        ):
+            from_diffusers(tmp_path / "x")
+    else:
+        assert_same_answers(from_diffusers(tmp_path / "x"), theirs)
+
+
+def test_of_two_precisions_the_whole_one_is_taken(tmp_path, theirs):
+    theirs.save_pretrained(tmp_path / "x")
+    halved = {n: w.half() for n, w in theirs.state_dict().items()}
+    save_file(halved, tmp_path / "x" / f"{WEIGHTS}.fp16.safetensors")
+    ours = from_diffusers(tmp_path / "x")
+    assert torch.equal(ours.conv_in.weight, theirs.conv_in.weight)
+    ours = from_diffusers(tmp_path / "x", variant="fp16")
+    assert torch.equal(ours.conv_in.weight, theirs.conv_in.weight.half().float())
+    (tmp_path / "x" / f"{WEIGHTS}.safetensors").rename(
+        tmp_path / "x" / f"{WEIGHTS}.bf16.safetensors"
+    )
+    with pytest.raises(
+        FileNotFoundError, match="variants bf16, fp16: say variant='bf16'"
+    ):
+        from_diffusers(tmp_path / "x")
+    from_diffusers(tmp_path / "x", variant="bf16")  # the remedy
+    with pytest.raises(FileNotFoundError, match=rf"no {WEIGHTS}.ema.safetensors"):
+        from_diffusers(tmp_path / "x", variant="ema")
+
+
+@pytest.mark.parametrize(
+    "damage, error, said",
+    [
+        (
+            "lost",
+            FileNotFoundError,
+            r"-of-0\d+.safetensors is missing, of which .*tensors",
+        ),
+        ("cut", ValueError, r"-of-0\d+.safetensors \(\d+ bytes\) is truncated"),
+        ("swapped", ValueError, r"index.json lists .* which does not hold it"),
+        ("outside", ValueError, "has no weight_map .* to files beside it"),
+        ("list", ValueError, "has no weight_map"),
+        ("half", ValueError, "lacks .*it does not fit its config.json"),
+    ],
+)
+def test_damaged_shards_are_named(tmp_path, theirs, damage, error, said):
+    theirs.save_pretrained(tmp_path, max_shard_size="5KB")
+    index = tmp_path / f"{WEIGHTS}.safetensors.index.json"
+    about = json.loads(index.read_text())
+    where = about["weight_map"]
+    first = tmp_path / where["conv_in.weight"]
+    if damage == "lost":
+        first.unlink()
+    elif damage == "cut":
+        first.write_bytes(first.read_bytes()[:100])
+    elif damage == "swapped":
+        where["conv_in.weight"] = where["conv_out.weight"]
+    elif damage == "outside":
+        where["conv_in.weight"] = "../" + first.name
+    elif damage == "half":
+        where.pop("conv_in.weight")
+    index.write_text(json.dumps([] if damage == "list" else about))
+    with pytest.raises(error, match=said):
+        from_diffusers(tmp_path)
+
+
+@pytest.mark.parametrize("subfolder", ["../x", "/etc", 3])
+def test_a_subfolder_is_inside(published, subfolder):
+    with pytest.raises(
+        ValueError, match="subfolder = .*wanted None, or a folder inside"
+    ):
+        from_diffusers(published, subfolder=subfolder)
+    with pytest.raises(ValueError, match="variant = .*wanted None, or a word"):
+        from_diffusers(published, variant="../fp16")
+    with pytest.raises(
+        FileNotFoundError, match=r"no config.json in .*unet; .*say\s*sub"
+    ):
+        from_diffusers(published, subfolder="unet")
+
+
+# The schedule beside it
+
+
+def scheduled(tmp_path, theirs, scheduler):
+    diffusers.DDPMPipeline(theirs, scheduler).save_pretrained(tmp_path / "p")
+    return tmp_path / "p"
+
+
+@pytest.mark.parametrize("name", sorted(pretrained.SCHEDULERS))
+@pytest.mark.parametrize(
+    "said",
+    [
+        dict(),
+        dict(num_train_timesteps=50, beta_start=1e-3, beta_end=0.4),
+        dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+        dict(beta_schedule="squaredcos_cap_v2", num_train_timesteps=100),
+        dict(trained_betas=[0.1, 0.2, 0.3], num_train_timesteps=3),
+    ],
+    ids=["default", "linear", "scaled", "cosine", "listed"],
+)
+def test_the_pipelines_own_schedule(tmp_path, theirs, name, said):
+    scheduler = getattr(diffusers, name)(**said)
+    folder = scheduled(tmp_path, theirs, scheduler)
+    model, schedule = pipeline_from_diffusers(folder)
+    assert_close(scheduler.betas.double(), schedule.beta[1:], rtol=1e-4, atol=1e-7)
+    assert_same_answers(model, theirs)
+    file = folder / "scheduler" / "scheduler_config.json"
+    if not said:  # what a missing entry means to each of them
+        file.write_text(json.dumps({"_class_name": name}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            from_diffusers(folder)  # the paper's: nothing to warn of
+        assert torch.equal(
+            pipeline_from_diffusers(folder).schedule.beta, linear_schedule().beta
+        )
+    else:
+        with pytest.warns(UserWarning, match="is not the paper's.*pipeline_from_diff"):
+            from_diffusers(folder)
+
+
+def test_a_sigmoid_schedule(tmp_path, theirs):
+    scheduler = diffusers.DDPMScheduler(beta_schedule="sigmoid")
+    schedule = pipeline_from_diffusers(scheduled(tmp_path, theirs, scheduler)).schedule
+    assert_close(scheduler.betas.double(), schedule.beta[1:], rtol=1e-4, atol=1e-8)
+
+
+def test_a_network_that_predicts_x0(tmp_path, theirs):
+    scheduler = diffusers.DDIMScheduler(prediction_type="sample", clip_sample=False)
+    folder = scheduled(tmp_path, theirs, scheduler)
+    with pytest.raises(
+        ValueError, match='One that says "sample" is read by pipeline_f'
+    ):
+        from_diffusers(folder)
+    with pytest.raises(ValueError, match="prediction_type = 'sample'"):
+        from_diffusers(folder / "unet")  # the pipeline above it counts, too
+    model, schedule = pipeline_from_diffusers(folder)  # the remedy
+    x = randn(2, 3, 8, 8, dtype=torch.float32)
+    with torch.no_grad():
+        x0 = theirs(x, 499).sample
+        eps = (x - schedule.alpha_bar[500] ** 0.5 * x0) / (
+            1 - schedule.alpha_bar[500]
+        ) ** 0.5
+        assert_close(model(x, 500), eps.float(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "said, named",
+    [
+        (
+            dict(prediction_type="v_prediction"),
+            "prediction_type = 'v_prediction', wanted",
+        ),
+        (
+            dict(beta_schedule="laplace"),
+            "beta_schedule = 'laplace', wanted one of linear",
+        ),
+        (dict(beta_schedule=["linear"]), "beta_schedule = "),
+        (dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr = True"),
+        (dict(use_flow_sigmas=True), "use_flow_sigmas = True"),
+        (
+            dict(_class_name="ScoreSdeVeScheduler"),
+            "_class_name = 'ScoreSdeVeScheduler'",
+        ),
+        (dict(_class_name=None), "_class_name = None"),
+        (dict(num_train_timesteps="1000"), "num_train_timesteps = '1000'"),
+        (dict(num_train_timesteps=10**12), "describes no Schedule"),
+        (dict(beta_end=2), "beta_end = 2"),
+        (dict(trained_betas=[0.1]), "trained_betas has 1 entries, wanted 1000"),
+        (dict(trained_betas=5), "trained_betas is no list"),
+        (dict(trained_betas=["a"] * 1000), "an entry of trained_betas: wanted numbers"),
+    ],
+    ids=str,
+)
+def test_what_is_no_schedule_of_ours_is_named(published, said, named):
+    file = published / "scheduler_config.json"
+    file.write_text(json.dumps({"_class_name": "DDPMScheduler"} | said))
+    with pytest.raises(ValueError, match=re.escape(named)) as raised:
+        pipeline_from_diffusers(published)
+    assert "scheduler_config.json" in str(raised.value)
+    if "prediction_type" not in said:  # the network alone is right; the rest is told
+        with pytest.warns(UserWarning, match=re.escape(named)):
+            from_diffusers(published)
+
+
+def test_no_schedule_is_guessed(published):
+    with pytest.raises(
+        FileNotFoundError, match="no scheduler/scheduler_config.json or"
+    ):
+        pipeline_from_diffusers(published)
+    from_diffusers(published)  # the remedy
+
+
+def test_our_pipeline_comes_back_whole(tmp_path):
+    schedule = Schedule(torch.linspace(0.1, 0.6, 20, dtype=torch.float64) ** 2)
+    to_diffusers(small(), tmp_path / "x", schedule)
+    model, back = pipeline_from_diffusers(tmp_path / "x")
+    assert torch.equal(back.beta, schedule.beta) and same_weights(model, small())
 
 
 def test_saved_again_by_diffusers(tmp_path):
