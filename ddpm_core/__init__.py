@@ -12,6 +12,7 @@ from .bound import (
     decoder_log_likelihood,
     simple_loss,
 )
+from .captions import captions_of, load_captioned, load_drawings, on_ground
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .data import class_names, load_images, to_model_range, to_uint8
 from .forward import q_posterior, q_sample, q_step
@@ -28,7 +29,7 @@ from .unet import UNet, cifar10_unet
 __version__ = "0.1.0"
 __all__ = [
     "BitsPerDim", "BoundEstimate", "Checkpoint", "Schedule", "TrainingState", "UNet", "as_eps_model", "bits_per_dim",
-    "bits_per_dim_estimate", "bound_loss", "choose_objective", "cifar10_unet", "class_names", "cosine_schedule",
-    "decoder_log_likelihood", "frechet_distance", "from_diffusers", "given", "guided", "inception_score", "linear_schedule", "load_checkpoint", "load_images", "mu_error", "pipeline_from_diffusers", "predict_x0", "q_posterior", "q_sample", "q_step", "respace", "reverse_mean", "sample", "sample_steps",
+    "bits_per_dim_estimate", "bound_loss", "captions_of", "choose_objective", "cifar10_unet", "class_names", "cosine_schedule",
+    "decoder_log_likelihood", "frechet_distance", "from_diffusers", "given", "guided", "inception_score", "linear_schedule", "load_captioned", "load_checkpoint", "load_drawings", "load_images", "mu_error", "on_ground", "pipeline_from_diffusers", "predict_x0", "q_posterior", "q_sample", "q_step", "respace", "reverse_mean", "sample", "sample_steps",
     "save_checkpoint", "simple_loss", "to_diffusers", "to_model_range", "to_uint8", "train", "training_steps", "x0_error",
 ]  # fmt: skip

@@ -201,6 +201,31 @@ def digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def read_embedded(file: Path) -> bytes:
+    """The bytes of a file of data/, whose SHA-256 is the one in SHA256SUMS beside it.
+
+    Raises FileNotFoundError where it or the sums are missing, ValueError if it differs.
+    """
+    sums = file.parent / "SHA256SUMS"
+    folder = file.parent.name
+    remedy = f"restore it with: git checkout -- data/{folder} (in a clone)"
+    for path in (sums, file):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing; {remedy}, or set DDPM_DATA to the repository's "
+                "data/ folder"
+            )
+    lines = sums.read_text(errors="replace").splitlines()
+    wanted = {line.split()[-1]: line.split()[0] for line in lines if line.strip()}
+    packed = file.read_bytes()
+    if hashlib.sha256(packed).hexdigest() != wanted.get(file.name):
+        raise ValueError(
+            f"{file} ({len(packed)} bytes) is damaged: its SHA-256 is not the one in "
+            f"{folder}/SHA256SUMS; {remedy}"
+        )
+    return packed
+
+
 def old_name(path: Path) -> Path:
     """What `path` is called while another takes its place."""
     return path.with_name(f".{path.name}.old")
