@@ -70,6 +70,8 @@ def save_checkpoint(
             "linear_schedule()"
         )
     network, prediction = _inside(model)
+    if isinstance(schedule, Schedule):
+        check_schedules(model, schedule)
     return save_network(
         path,
         network,
@@ -110,6 +112,7 @@ def load_checkpoint(
         schedule = Schedule(torch.tensor(about["beta"], dtype=torch.float64))
         if model is None:
             model = as_eps_model(build(name, network), schedule, prediction)
+    check_schedules(model, schedule)
     inside, given = _inside(model)
     if isinstance(model, nn.Module) and given != prediction:
         raise ValueError(
@@ -131,3 +134,13 @@ def _inside(model: nn.Module) -> tuple[nn.Module, str]:
         if isinstance(model, EpsModel)
         else (model, "eps")
     )
+
+
+def check_schedules(model: nn.Module, schedule: Schedule) -> None:
+    """Raise ValueError if as_eps_model was told another schedule than this."""
+    inner = unwrap(model)
+    own = inner.schedule if isinstance(inner, EpsModel) else schedule
+    if not torch.equal(own.beta, schedule.beta):
+        raise ValueError(
+            f"as_eps_model was given {own}, and here is {schedule}; wanted the same"
+        )

@@ -7,7 +7,8 @@ form of it. Under torchrun each process draws for the whole batch and takes its 
 it, so that any number of processes trains the same network.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from .bound import simple_loss
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, check_schedules, load_checkpoint, save_checkpoint
 from .data import check_uint8_images, to_model_range
+from .model import Model, given
 from .objectives import Objective
-from .reverse import Model
 from .runtime import distributed, loop
 from .runtime.distributed import mix as mix
 from .runtime.distributed import shard
@@ -127,16 +128,19 @@ def train(
         )
     how = told(Training, how, settings)
     network, place = unwrap(model), None
+    check_schedules(network, schedule)
+    shape = _shape(images, network)
     if isinstance(images, Tensor):
         check_uint8_images(images, labels)
-        if labels is not None:
-            _check_labels(labels, getattr(network, "classes", None))
+        _check_fit(network, images.shape[1:], labels)
         if how.batch_size % (ranks := distributed.size()):
             raise ValueError(
                 f"batch_size = {how.batch_size} cannot be split over {ranks} "
                 f"processes; wanted a multiple of {ranks}"
             )
-    elif labels is not None:
+    elif isinstance(images, Stream):
+        _check_fit(network, images.shape, None, images.classes)
+    if labels is not None and not isinstance(images, Tensor):
         raise ValueError(
             "labels were given beside a loader; wanted a loader of pairs (images, "
             "labels), or both as tensors"
@@ -144,9 +148,9 @@ def train(
 
     def begin(step: int, before: dict[str, Any]) -> Iterator[Batch]:
         if isinstance(images, Stream):
-            return checked(images.batches(step, before.get("places")))
+            return checked(images.batches(step, before.get("places")), network, how)
         if not isinstance(images, Tensor):
-            return checked(loop.again(images, step))
+            return checked(loop.again(images, step), network, how)
         device = choose_device(how.device)
         return shuffled(
             images.to(device),
@@ -165,6 +169,7 @@ def train(
         Batches(begin, place),
         how,
         draw=partial(noised, network, schedule, how),
+        look=None if shape is None else partial(_look, schedule, how.seed, shape),
         out=out,
         resume=resume,
         info=info,
@@ -237,8 +242,8 @@ def noise_loss(
 
     def loss(model: Model, batch: Noised) -> Tensor:
         x0, t, eps, labels = batch
-        guess = model if labels is None else lambda x_t, t: model(x_t, t, labels)
-        return (objective or simple_loss)(guess, schedule, x0, t, eps)
+        ask = objective or simple_loss
+        return ask(given(model, labels), schedule, x0, t, eps)
 
     return loss
 
@@ -261,16 +266,30 @@ def shuffled(
         yield images[chosen], None if labels is None else labels[chosen]
 
 
-def checked(batches: Iterable[Any]) -> Iterator[Batch]:
-    """Batches of any kind, checked.
+def checked(batches: Iterable[Any], model: nn.Module, how: Training) -> Iterator[Batch]:
+    """Batches of any kind, checked against the model and against each other.
 
-    Several ranks must have the same number of images in all of them.
+    A batch is images, (images,) or (images, labels). Several ranks must have the same
+    number of images in all of them.
     """
-    size = 0
+    size, ranks = 0, distributed.size()
     for batch in batches:
-        images, labels = batch if isinstance(batch, (tuple, list)) else (batch, None)
+        parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+        if len(parts) not in (1, 2):
+            raise ValueError(
+                f"a batch of the loader has {len(parts)} parts; wanted images, "
+                "(images,) or (images, labels)"
+            )
+        images, labels = (*parts, None)[:2]
         check_uint8_images(images, labels)
-        if distributed.size() > 1:
+        _check_fit(model, images.shape[1:], labels)
+        if not size and how.batch_size not in (128, len(images) * ranks):
+            warnings.warn(
+                f"batch_size = {how.batch_size} is not used: the loader gives batches "
+                f"of {len(images) * ranks}",
+                stacklevel=2,
+            )
+        if ranks > 1:
             sizes = (
                 {len(images), size}
                 if size
@@ -281,7 +300,7 @@ def checked(batches: Iterable[Any]) -> Iterator[Batch]:
                     f"batches of {sorted(sizes)} images; wanted the same number every "
                     "time and on all ranks: DataLoader(..., drop_last=True)"
                 )
-            size = len(images)
+        size = len(images)
         yield images, labels
 
 
@@ -311,11 +330,70 @@ def _load(schedule: Schedule, path: Path, **rest: Any) -> Checkpoint:
     return checkpoint
 
 
-def _check_labels(labels: Tensor, classes: int | None) -> None:
-    if classes is None:
-        raise ValueError(f"labels were given for {WITHOUT_CLASSES}")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+def _look(
+    schedule: Schedule, seed: int, shape: Sequence[int], average: nn.Module
+) -> Tensor:
+    """Sixteen samples in 50 steps of DDIM, from the same noise each time, in a grid."""
+    from .data import to_uint8
+    from .figures import image_grid
+    from .sampling import sample
+
+    device = next(average.parameters()).device
+    classes: int | None = getattr(average, "classes", None)
+    learned = getattr(average, "config", {}).get("learn_variance")
+    x = sample(
+        average,
+        schedule,
+        (16, *shape),
+        steps=min(50, schedule.T),
+        sampler="ddim",
+        variance="learned" if learned else "beta",
+        generator=torch.Generator().manual_seed(mix(seed, "look")),
+        labels=None if classes is None else torch.arange(16, device=device) % classes,
+    )
+    return torch.from_numpy(image_grid(to_uint8(x).cpu(), 4))
+
+
+def _shape(images: object, model: nn.Module) -> tuple[int, ...] | None:
+    """Of one image, (C, H, W), where it is known before the first batch."""
+    if isinstance(images, Tensor):
+        return tuple(images.shape[1:])
+    if isinstance(images, Stream):
+        return images.shape
+    config = getattr(model, "config", {})
+    side = config.get("image_size")
+    return (config["channels"], side, side) if side and "channels" in config else None
+
+
+def _check_fit(
+    model: nn.Module,
+    shape: Sequence[int],
+    labels: Tensor | None,
+    classes: int | None = None,
+) -> None:
+    """Raise ValueError unless a model is for images of this shape (C, H, W), labels.
+
+    classes  of a stream, whose labels are not there yet
+    """
+    wanted = _shape(None, model)
+    if wanted is not None and tuple(shape) != wanted:
         raise ValueError(
-            f"labels run from {int(labels.min())} to {int(labels.max())}; wanted "
-            f"0..{classes - 1} for a model with {classes} classes"
+            f"the images have shape {tuple(shape)}, the model is for {wanted}: "
+            "channels, height, width. Build it for these images, "
+            "UNet(image_size, channels, ...), or crop, pad or resize them"
         )
+    known: int | None = getattr(model, "classes", None)
+    if known is None and (labels is not None or classes is not None):
+        raise ValueError(f"labels were given for {WITHOUT_CLASSES}")
+    if known is not None and classes is not None and classes > known:
+        raise ValueError(
+            f"the data has {classes} classes, the model {known}; wanted at least as "
+            f"many: UNet(classes={classes})"
+        )
+    # On a device, looking at them would make the host wait, in every step.
+    if known is not None and labels is not None and labels.device.type == "cpu":
+        if not 0 <= int(labels.min()) <= int(labels.max()) < known:
+            raise ValueError(
+                f"labels run from {int(labels.min())} to {int(labels.max())}; wanted "
+                f"0..{known - 1} for a model with {known} classes"
+            )

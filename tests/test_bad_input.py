@@ -1184,7 +1184,7 @@ def test_a_disk_that_is_full_after_the_work(command, disk, capfd, monkeypatch):
 def test_ctrl_c(command, disk, capfd, monkeypatch):
     monkeypatch.setattr(ddpm.UNet, "forward", stopped)
     more = (
-        ["--width", "8", "--groups", "4", "--attention", "--steps", "9"]
+        [*"--width 8 --groups 4 --attention --dropout 0 --steps 9".split()]
         if command.startswith("train")
         else []
     )

@@ -1,8 +1,10 @@
 import errno
+import importlib
 import json
 import os
 import pickle
 import shutil
+import types
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,16 @@ from laboratory import Scale, randomise, small_unet
 from safetensors.torch import load_file
 from torch import nn
 
-from ddpm_core import UNet, linear_schedule, load_checkpoint, save_checkpoint
-from ddpm_core.runtime import files
+from ddpm_core import (
+    UNet,
+    as_eps_model,
+    linear_schedule,
+    load_checkpoint,
+    save_checkpoint,
+)
+from ddpm_core.model import EpsModel
+from ddpm_core.runtime import files, store
+from ddpm_core.runtime.store import FILES
 
 S = linear_schedule(10, 0.01, 0.2)
 
@@ -363,3 +373,201 @@ def test_the_file_format_is_plain_safetensors(tmp_path):
         (tmp_path / "c" / "checkpoint.json").read_text(),
         parse_constant=lambda c: pytest.fail(f"{c} is no JSON"),
     )
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+OTHERS = ["step-best", "step-00000010-good", "step-9", "step-0000000x", "steps"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_only_step_and_eight_digits_are_a_runs_own(tmp_path, name):
+    """A copy made by hand is neither taken for the newest checkpoint nor deleted."""
+    saved(tmp_path / name, 7)
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        load_checkpoint(tmp_path)
+    saved(tmp_path / "step-00000003", 3)
+    assert load_checkpoint(tmp_path).step == 3
+    files.remove_steps(tmp_path, 10**6, FILES)
+    assert load_checkpoint(tmp_path / name).step == 7
+    assert not (tmp_path / "step-00000003").exists()
+
+
+def test_numbers_are_compared_and_not_names(tmp_path):
+    saved(tmp_path / "step-99999999", 1)
+    saved(tmp_path / "step-100000000", 2)
+    assert load_checkpoint(tmp_path).step == 2
+
+
+def test_a_users_file_in_a_checkpoint_outlives_it(tmp_path):
+    saved(tmp_path / "step-00000003", 3)
+    (tmp_path / "step-00000003" / "notes.txt").write_text("mine")
+    (tmp_path / ".step-00000003.partial").mkdir()  # left half-written by a kill
+    (tmp_path / ".step-mine.partial").mkdir()
+    files.remove_steps(tmp_path, 4, FILES)
+    assert files_in(tmp_path) == {"step-00000003/notes.txt"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".step-mine.partial",
+        "step-00000003",
+    ]
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["", "killed on the way"])
+def test_a_users_file_moves_into_the_checkpoint_that_replaces_its(tmp_path, killed):
+    saved(tmp_path / "c", 1)
+    (tmp_path / "c" / "samples.png").write_text("mine")
+    if killed:  # between the last rename and the moving of the file
+        (tmp_path / "c").rename(tmp_path / ".c.old")
+        saved(tmp_path / "d", 2)
+        (tmp_path / "d").rename(tmp_path / "c")
+    second = saved(tmp_path / "c", 3)
+    assert (tmp_path / "c" / "samples.png").read_text() == "mine"
+    assert same(load_checkpoint(tmp_path / "c").model, second)
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_link_among_the_steps_is_the_users(tmp_path):
+    saved(tmp_path / "elsewhere", 1)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "step-00000001").symlink_to(tmp_path / "elsewhere")
+    files.remove_steps(tmp_path / "run", 10, FILES)
+    assert load_checkpoint(tmp_path / "elsewhere").step == 1
+
+
+@store.register
+class Two(nn.Module):
+    """Two networks in one, of different kinds."""
+
+    def __init__(self, width: int, more: list[int]):
+        super().__init__()
+        self.config = dict(width=width, more=more)
+        self.first = nn.Linear(2, width)
+        self.second = small_unet()
+        self.register_buffer("count", torch.tensor(len(more)))
+
+
+def test_several_networks_in_one_checkpoint_with_and_without_a_schedule(tmp_path):
+    model = randomise(Two(3, [1, 2]))
+    save_checkpoint(tmp_path / "c", model, S)
+    assert same(load_checkpoint(tmp_path / "c").model, model)
+    store.save_network(tmp_path / "n", model, step=4, info={"of": "what"})
+    kept = store.load_network(tmp_path / "n")
+    assert same(kept.network, model) and (kept.step, kept.info) == (4, {"of": "what"})
+    assert kept.network.config == model.config
+    with pytest.raises(ValueError, match="holds a Two without a schedule: use load_"):
+        load_checkpoint(tmp_path / "n")
+    assert same(store.load_network(tmp_path / "c").network, model)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.PathLike",
+        "subprocess.Popen",
+        "__main__.main",
+        "..os.path",
+        "after.nothing.Here",
+        "cli.main",
+        "unet.ResBlock",  # of the package, but not registered
+        "torch.nn.Linear",
+    ],
+)
+def test_no_class_is_built_that_is_not_registered(tmp_path, name, monkeypatch):
+    asked = []
+    right = importlib.import_module
+
+    def note(module, *rest):
+        asked.append(module)
+        return right(module, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", note)
+    saved(tmp_path / "c")
+    file = tmp_path / "c" / "checkpoint.json"
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps({**about, "network": {"class": name}}))
+    with pytest.raises(ValueError, match=f"it holds a {name}; pass model="):
+        load_checkpoint(tmp_path / "c")
+    assert all(m.startswith("ddpm_core.") and "__main__" not in m for m in asked)
+
+
+def test_a_class_of_the_package_is_imported_when_a_checkpoint_asks_for_it(
+    tmp_path, monkeypatch
+):
+    module = types.ModuleType("ddpm_core.after.late")
+    source = """
+from torch import nn
+from ddpm_core.runtime.store import register
+@register
+class Late(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.config, self.linear = dict(n=n), nn.Linear(n, 1)
+"""
+    exec(source, module.__dict__)
+    model = module.Late(3)
+    store.save_network(tmp_path / "c", model)
+    assert store.read_about(tmp_path / "c")[0]["network"]["class"] == "after.late.Late"
+    monkeypatch.delitem(store.CLASSES, "after.late.Late")
+    with pytest.raises(ValueError, match="it holds a after.late.Late"):
+        store.load_network(tmp_path / "c")
+
+    def imported(name):
+        assert name == "ddpm_core.after.late"
+        exec(source, module.__dict__)
+
+    monkeypatch.setattr(importlib, "import_module", imported)
+    assert same(store.load_network(tmp_path / "c").network, model)
+
+
+def test_weights_in_half_the_size_are_float32_again(tmp_path):
+    model = saved(tmp_path / "whole")
+    save_checkpoint(tmp_path / "half", model, S, half=True)
+    whole, half = (
+        (tmp_path / name / "weights.safetensors").stat().st_size
+        for name in ("whole", "half")
+    )
+    assert half < 0.6 * whole
+    got = load_checkpoint(tmp_path / "half").model
+    for p, q in zip(got.parameters(), model.parameters()):
+        assert p.dtype == torch.float32 and torch.equal(p, q.half().float())
+
+
+WRAPPERS = {
+    "compiled": torch.compile,
+    "parallel": nn.DataParallel,
+    "compiled in parallel": lambda net: nn.DataParallel(torch.compile(net)),
+    "mu": lambda net: as_eps_model(net, S, "mu"),
+    "mu of compiled": lambda net: as_eps_model(torch.compile(net), S, "mu"),
+    "compiled mu": lambda net: torch.compile(as_eps_model(net, S, "mu")),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_what_is_around_a_network_is_taken_off(tmp_path, wrapper):
+    network = randomise(small_unet())
+    save_checkpoint(tmp_path / "c", WRAPPERS[wrapper](network), S)
+    got = load_checkpoint(tmp_path / "c").model
+    assert isinstance(got, EpsModel) == ("mu" in wrapper)
+    assert same(got.network if "mu" in wrapper else got, network)
+    other = randomise(small_unet(), 5)
+    load_checkpoint(tmp_path / "c", model=WRAPPERS[wrapper](other))
+    assert same(other, network)
+
+
+def test_weights_that_fit_another_function_are_refused(tmp_path):
+    """GroupNorm's groups leave no trace in the shapes of the weights."""
+    torch.manual_seed(0)
+    model = UNet(8, 1, 8, (1,), 1, (), 0.1, groups=4)
+    save_checkpoint(tmp_path / "c", model, S)
+    for groups in (2, 8):
+        with pytest.raises(
+            ValueError, match=f"has groups = {groups}, the checkpoint groups = 4"
+        ):
+            other = UNet(8, 1, 8, (1,), 1, (), 0.1, groups=groups)
+            load_checkpoint(tmp_path / "c", model=other)
+    other = UNet(8, 1, 8, (1,), 1, (), 0.5, groups=4)  # dropout is off by then
+    assert same(load_checkpoint(tmp_path / "c", model=other).model, model)

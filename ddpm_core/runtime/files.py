@@ -88,6 +88,15 @@ def write_json(content: Any, path: Path) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_picture(pixels: Tensor, path: Path) -> None:
+    """uint8 (H, W) or (H, W, 3) as a PNG at `path`: all of it or nothing."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path) as partial:
+        Image.fromarray(pixels.numpy()).save(partial, "PNG")
+
+
 def write_folder(
     path: Path,
     about: dict[str, Any],

@@ -55,9 +55,10 @@ class Log:
             self._writer().add_scalar("lr", lr, step)
 
     def picture(self, step: int, pixels: Tensor) -> None:
-        """Show uint8 (H, W, C) on the board, if there is one."""
+        """Show uint8 (H, W) or (H, W, C) on the board, if there is one."""
         if self.board is not None:
-            self._writer().add_image("samples", pixels, step, dataformats="HWC")
+            kind = "HWC"[: pixels.ndim]
+            self._writer().add_image("samples", pixels, step, dataformats=kind)
 
     def _writer(self) -> Any:
         if self.writer is None:

@@ -28,12 +28,25 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from . import distributed
 from .distributed import mix
-from .files import claim_folder, remove_steps, steps_in
+from .files import claim_folder, remove_steps, steps_in, write_picture
 from .hardware import Choice, choose, choose_device, describe
-from .log import bar, board_folder, open_log
-from .store import FILES, load_network, save_network, set_weights, unwrap, weights_of
+from .log import Log, bar, board_folder, open_log
+from .store import (
+    FILES,
+    differences,
+    load_network,
+    read_about,
+    save_network,
+    set_weights,
+    unwrap,
+    weights_of,
+)
 
 Loss = Callable[[Any, Any], Tensor]  # (network, batch) -> scalar or (B,)
+
+
+# what a run itself writes into its checkpoints' info, and reads there
+RUNNING = ("training", "seconds", "unlogged", "places", "scaler")
 
 
 class Kept(Protocol):
@@ -61,7 +74,8 @@ class Descent:
     precision  "auto", "float32", "bfloat16" or "float16"
     channels_last, fused (Adam), compile    "auto": what is fastest on the device, see
               hardware.choose; True or False: as you say
-    save_every, log_every    steps between checkpoints, and between lines of the log
+    save_every, log_every, sample_every    steps between checkpoints, lines of the log,
+              pictures (0: none)
     """
 
     steps: int
@@ -80,6 +94,7 @@ class Descent:
     compile: bool | str = "auto"
     save_every: int = 1000
     log_every: int = 50
+    sample_every: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
@@ -118,6 +133,7 @@ class TrainingState:
     # on this rank's part of the last batch; reading it waits for the device
     loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     whole: bool = True  # False in the middle of a step: then it is not worth saving
+    size: int = 0  # entries of this rank's part of the last batch
 
 
 @dataclass
@@ -146,8 +162,8 @@ def again(batches: Iterable[Any], step: int = 0) -> Iterator[Any]:
     if step and distributed.rank() == 0:
         warnings.warn(
             "a loader cannot be asked for the batches after those that the run has "
-            "seen, so it starts from its beginning; tensors, a function step -> batch, "
-            "and folders (load_stream) go on exactly",
+            "seen, so it starts from its beginning; tensors and folders go on exactly "
+            "(load_stream), as does a function step -> batch",
             stacklevel=3,
         )
     while True:
@@ -169,6 +185,7 @@ def descend(
     how: Descent | None = None,
     *,
     draw: Callable[[Any], Any] | None = None,
+    look: Callable[[nn.Module], Tensor] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     info: dict[str, Any] | None = None,
@@ -187,6 +204,8 @@ def descend(
              of them; it is brought to the device
     how      Descent(...); or its fields by keyword: descend(..., steps=500, lr=1e-3)
     draw     see `descent`
+    look     average -> picture, uint8 (H, W) or (H, W, C): drawn every `sample_every`
+             steps, to out/samples and the board
     out      folder for checkpoints and log.jsonl; resume=True goes on from the newest
              checkpoint there. load_network(out) gives the average back
     info     anything JSON can hold, kept in the checkpoints
@@ -212,6 +231,13 @@ def descend(
     if first and out is not None:
         claim_folder(out)
     board = board_folder(tensorboard, out)
+    if how.sample_every and (look is None or out is None and board is None):
+        raise ValueError(
+            f"sample_every = {how.sample_every} needs out=, the folder of the run, or "
+            "tensorboard=, to show its pictures in"
+            if look is not None
+            else f"sample_every = {how.sample_every} needs look=, which draws them"
+        )
     device = choose_device(how.device)
     choice = choose_for(how, device)
     state = start(
@@ -257,20 +283,30 @@ def descend(
     # summed since the last line of the log
     losses, summed = torch.tensor(unlogged[0], device=device), unlogged[1]
     saved, place = state.step, source.place and source.place()
+    # what an earlier part of the run noted stays, unless it is noted anew
+    noted = {k: v for k, v in before.items() if k not in RUNNING} | (info or {})
 
     def keep() -> None:
         """Write a checkpoint; all ranks call this, if the batches have a place."""
         nonlocal saved
         saved = state.step
         more = {
-            "training": said,
+            "training": said | {"batch_size": state.size * ranks},
             "seconds": round(log.seconds()),
             "unlogged": [losses.item(), summed],
         }
         if place is not None:
             more["places"] = distributed.gather(torch.tensor([place])).tolist()
         if first and out is not None:
-            save_state(state, out, {**(info or {}), **more}, save)
+            save_state(state, out, {**noted, **more}, save)
+
+    def show(log: Log) -> None:
+        """A picture of what the average draws by now."""
+        assert look is not None
+        pixels = look(state.ema).cpu()
+        if out is not None:
+            write_picture(pixels, out / "samples" / f"step-{state.step:08d}.png")
+        log.picture(state.step, pixels)
 
     with (
         _interrupt() as interrupted,
@@ -283,6 +319,9 @@ def descend(
         try:
             for state in run:
                 stop = distributed.any_rank(bool(interrupted))
+                if before:
+                    _say_what_changed(before, said | {"batch_size": state.size * ranks})
+                    before = {}
                 losses, summed = losses + state.loss, summed + 1
                 place = source.place and source.place()
                 shown.update()
@@ -299,6 +338,8 @@ def descend(
                     shown.set_postfix_str(f"loss {mean:.4f}")
                 if saving:
                     keep()
+                if how.sample_every and state.step % how.sample_every == 0 and first:
+                    show(log)
                 if stop:
                     # torchrun ends all ranks when one ends: none may end before the
                     # checkpoint is written
@@ -454,6 +495,7 @@ def descent(
         for kept, buffer in zip(state.ema.buffers(), model.buffers()):
             kept.copy_(buffer)
         state.step, state.loss, state.whole = state.step + 1, total, True
+        state.size = size_of(batch)
         yield state
 
 
@@ -471,14 +513,15 @@ def learning_rate(step: int, lr: float, steps: int, warmup: int, decay: int) -> 
 
 
 def split(batch: Any, parts: int) -> list[tuple[Any, float]]:
-    """A batch cut along its first dimension, and each part's share of its entries.
-
-    At most `parts`, as equal as can be; a batch of fewer entries gives fewer.
-    """
-    n = size_of(batch)
-    parts = min(parts, n or 1)
+    """A batch cut along its first dimension, and each part's share of its entries."""
     if parts == 1:
         return [(batch, 1.0)]
+    n = size_of(batch)
+    if n < parts:
+        raise ValueError(
+            f"accumulate = {parts} parts of a batch of {n}; wanted at most as many "
+            "parts as entries"
+        )
     edges = [n * k // parts for k in range(parts + 1)]
     return [
         (over(lambda x: x[a:b], batch), (b - a) / n) for a, b in zip(edges, edges[1:])
@@ -572,6 +615,12 @@ def restore(
     Raises FileNotFoundError, or ValueError if it does not fit.
     """
     device = next(state.model.parameters()).device
+    about, folder = read_about(out)
+    if changed := differences(about.get("network"), state.model):
+        raise ValueError(
+            f"the weights in {folder} do not fit the model: it has {changed}; wanted "
+            "the same network to go on with"
+        )
     stored = load(out, model=state.ema, training=True, device=device)
     tensors = stored.training or {}
     adam = {"step", "exp_avg", "exp_avg_sq"}
@@ -646,6 +695,29 @@ def _together(batches: Iterator[Any], met: list[bool]) -> Iterator[Any]:
             met[0] = distributed.size() > 1
             raise error or RuntimeError("another process had no batch to go on with")
         yield batch
+
+
+def _say_what_changed(before: dict[str, Any], said: dict[str, Any]) -> None:
+    """Warn of settings that a resumed run does not share with its earlier part."""
+    earlier = before.get("training") or {}
+    ours = (
+        "steps",
+        "decay",
+        "device",
+        "precision",
+        "channels_last",
+        "fused",
+        "compile",
+    )
+    for name, value in said.items():
+        if name in (*ours, "ranks", "save_every", "log_every", "sample_every"):
+            continue  # a longer run, another machine, other habits: not another descent
+        if earlier.get(name, value) != value and distributed.rank() == 0:
+            warnings.warn(
+                f"the run goes on with {name} = {value}; until now it had "
+                f"{name} = {earlier[name]}",
+                stacklevel=3,
+            )
 
 
 def _is_finite(state: TrainingState, losses: Tensor) -> bool:

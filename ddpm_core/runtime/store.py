@@ -181,9 +181,15 @@ def load_network(
     with describing(folder):
         config = dict(about["network"])
         name, step, info = config.pop("class"), int(about["step"]), dict(about["info"])
-        if model is None:
-            config.pop("prediction", None)  # of as_eps_model: the wrapper's, not its
+        config.pop("prediction", None)  # as_eps_model's around it, not its own
+    if model is None:
+        with describing(folder):
             model = build(name, config)
+    elif changed := differences(config, model, but=("dropout",)):
+        raise ValueError(
+            f"the weights in {folder} do not fit the model: it has {changed}; wanted "
+            "the same network"
+        )
     model = unwrap(model)
     try:
         set_weights(model, read_tensors(folder / FILES[1]))
@@ -214,6 +220,22 @@ def read_about(path: str | Path) -> tuple[dict[str, Any], Path]:
             "writes it"
         )
     return about, folder
+
+
+def differences(config: object, model: nn.Module, but: tuple[str, ...] = ()) -> str:
+    """Where a model's own config and the one on the disk disagree, in words.
+
+    Weights of equal shapes may belong to other functions: GroupNorm's groups, say.
+    """
+    own = getattr(unwrap(model), "config", None)
+    if not isinstance(config, dict) or not isinstance(own, dict):
+        return ""
+    own = json.loads(json.dumps(own, default=str))
+    return ", ".join(
+        f"{name} = {own[name]}, the checkpoint {name} = {config[name]}"
+        for name in own
+        if name in config and name not in but and own[name] != config[name]
+    )
 
 
 @contextmanager
