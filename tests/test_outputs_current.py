@@ -6,7 +6,7 @@ import nbformat
 import pytest
 import yaml
 
-from book._tools.execute import STAMP, digest
+from book._tools.execute import READS, STAMP, digest
 from book._tools.notebooks import (
     BOOK,
     ROOT,
@@ -66,6 +66,23 @@ def test_outputs_are_of_this_source(path):
     assert [c.execution_count for c in code_cells(nb)] == list(
         range(1, len(code_cells(nb)) + 1)
     ), "make execute"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_the_list_of_files_is_complete(path):
+    """Every file of results that the code names, and the card of every checkpoint."""
+    nb = read(path)
+    reads = nb.metadata.get(READS, [])
+    code = "\n".join(c.source for c in code_cells(nb) if not is_setup(c))
+    said = " ".join(re.findall(r'"([^"\n]+)"', code))
+    names = {word.rsplit("/", 1)[-1] for word in re.findall(r"[\w./-]+", said)}
+    for file in (ROOT / "data" / "results").iterdir():
+        if file.name in names:
+            assert file.relative_to(ROOT).as_posix() in reads, "make execute"
+    if "load_checkpoint(" in code:
+        for card in (ROOT / "data" / "checkpoints").rglob("checkpoint.json"):
+            if card.parent.name in names:
+                assert card.relative_to(ROOT).as_posix() in reads, "make execute"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

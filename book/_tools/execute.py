@@ -17,14 +17,15 @@ import argparse
 import hashlib
 import os
 import sys
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import nbclient
 
+from book._tools import reaches
 from book._tools.notebooks import (
-    BOOK,
     ROOT,
     address,
     is_setup,
@@ -34,33 +35,14 @@ from book._tools.notebooks import (
     write,
 )
 
-STAMP = "ddpm_outputs_of"  # metadata: the digest of what the stored outputs were computed from
+# Metadata: the digest of what the stored outputs were computed from, and the files, of
+# those under data/ and book/, that were opened while they were.
+STAMP, READS = "ddpm_outputs_of", "ddpm_outputs_read"
 
 
 def digest(nb) -> str:
-    """sha256 of what the outputs depend on: the code cells in order, the package, the data and the weights.
-
-    Not the set-up cell, so that a new address needs no new run. The data set enters by its sums, which its loader verifies.
-    """
-    h = hashlib.sha256()
-    for cell in nb.cells:
-        if cell.cell_type == "code" and not is_setup(cell):
-            h.update(cell.source.encode() + b"\0")
-    package, checkpoints = ROOT / "ddpm_core", ROOT / "data" / "checkpoints"
-    files = [
-        *package.rglob("*.py"),
-        *BOOK.glob("*.mplstyle"),
-        *(ROOT / "data").glob("*/SHA256SUMS"),
-        *checkpoints.rglob("*.json"),
-        *checkpoints.rglob("*.safetensors"),
-    ]
-    for path in sorted(files):
-        h.update(
-            path.relative_to(ROOT).as_posix().encode()
-            + b"\0"
-            + hashlib.sha256(path.read_bytes()).digest()
-        )
-    return h.hexdigest()
+    """sha256 of what the outputs depend on; see reaches.py."""
+    return reaches.digest(nb, nb.metadata.get(READS, []))
 
 
 def tidy(nb) -> None:
@@ -91,32 +73,46 @@ def tidy(nb) -> None:
             cell.metadata["jupyter"] = {"source_hidden": True, "outputs_hidden": True}
 
 
-def run(path: Path, force: bool = False) -> str:
-    """Bring one notebook up to date. Returns what was done; a notebook with a failing cell is left as it was."""
-    nb = read(path)
-    put_setup_cell(nb, address())
-    stored, now = nb.metadata.get(STAMP), digest(nb)
-    ran = all(c.execution_count for c in nb.cells if c.cell_type == "code")
-    tidy(nb)
-    if force or stored != now or not ran:
-        client = nbclient.NotebookClient(
+def execute(nb, folder: Path) -> list[str]:
+    """Run all cells in a kernel that records the files it opens; returns their names."""
+    with tempfile.TemporaryDirectory() as place:
+        log, hook = Path(place) / "opened", Path(place) / "recorder.py"
+        log.touch()
+        hook.write_text(reaches.RECORDER.format(root=str(ROOT), log=str(log)))
+        nbclient.NotebookClient(
             nb,
             timeout=600,
             kernel_name="python3",
             record_timing=False,
             coalesce_streams=True,
-            resources={"metadata": {"path": str(path.parent)}},
-            extra_arguments=["--IPKernelApp.log_level=40"],
-        )
+            resources={"metadata": {"path": str(folder)}},
+            extra_arguments=[
+                "--IPKernelApp.log_level=40",
+                f"--IPKernelApp.exec_files={hook}",
+            ],
+        ).execute()
+        return reaches.recorded(log)
+
+
+def run(path: Path, force: bool = False) -> str:
+    """Bring one notebook up to date. Returns what was done; a notebook with a failing cell is left as it was."""
+    nb = read(path)
+    put_setup_cell(nb, address())
+    stored, now = nb.metadata.get(STAMP), digest(nb)
+    reads = nb.metadata.get(READS, [])
+    ran = all(c.execution_count for c in nb.cells if c.cell_type == "code")
+    tidy(nb)
+    if force or stored != now or not ran:
         try:
-            client.execute()
+            reads = execute(nb, path.parent)
         except nbclient.exceptions.CellExecutionError as error:
             return f"FAILED {path.name}, left as it was:\n{error}"
         what = "ran"
     else:
         what = "current"
     tidy(nb)
-    nb.metadata[STAMP] = now
+    nb.metadata[READS] = reads
+    nb.metadata[STAMP] = digest(nb)
     write(path, nb)
     return f"{what:8} {path.name}"
 
