@@ -695,15 +695,10 @@ def _encode_arguments(p: argparse.ArgumentParser) -> None:
 def _encode(o: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(o.checkpoint)
     config: Any = getattr(checkpoint.model, "config", {})
-    images, _ = load_images(
-        o.data,
-        o.split,
-        **(
-            {"size": config.get("image_size")}
-            if o.data.startswith(("folder:", "hub:"))
-            else {}
-        ),
-    )
+    reading: dict[str, Any] = dict(checkpoint.info.get("reading", {}))
+    if o.data.startswith(("folder:", "hub:")):
+        reading["size"] = config.get("image_size")
+    images, _ = load_images(o.data, o.split, labels=False, **reading)
     if o.n is not None and not 1 <= o.n <= len(images):
         raise ValueError(
             f"-n {o.n}; wanted from 1 to the {len(images)} pictures of {o.data}"

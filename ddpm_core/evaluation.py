@@ -20,7 +20,7 @@ from torch import Tensor
 from . import distributed
 from .bound import bits_per_dim, bits_per_dim_estimate
 from .checkpoint import Checkpoint, beside, load_checkpoint
-from .data import CLASSES, load_images, to_model_range, to_uint8
+from .data import CLASSES, load_labelled, to_model_range, to_uint8
 from .distributed import mix
 from .features import (
     Classifier,
@@ -101,18 +101,20 @@ def evaluate(
         )
     if features == "auto":
         features = "fashion" if data == "fashion-mnist" else "inception"
-    wanted, classes = _shape(checkpoint)
-    train, train_labels = load_images(data, size=wanted[1])
+    _, classes = _shape(checkpoint)
+    train, train_labels = _pictures(data, "train", checkpoint)
     test, test_labels = (
-        load_images(data, "test", size=wanted[1])
+        _pictures(data, "test", checkpoint)
         if unseen is None
-        else load_images(unseen, size=wanted[1])
+        else _pictures(unseen, "train", checkpoint)
     )
-    for name, images in ((data, train), (unseen or data, test)):
-        if tuple(images.shape[1:]) != wanted:
-            raise ValueError(
-                f"the network draws images of shape {wanted}, those of {name} are {tuple(images.shape[1:])}; wanted the data it was trained on"
-            )
+    fewest = max(2, distributed.size())  # a spread needs two, and each process one
+    if features != "none" and min(len(train), len(test)) < fewest:
+        raise ValueError(
+            f"{len(train)} pictures of {data} and {len(test)} of "
+            f"{unseen or f'{data}, test'}; wanted at least {fewest} of each to compare "
+            "the samples with, or --features none"
+        )
     if batch_size < 1 or bound and not 2 <= bound <= min(len(train), len(test)):
         raise ValueError(
             f"batches of {batch_size}, bound of {bound} images; wanted at least 1, and 0 or from 2 to {min(len(train), len(test))}"
@@ -622,6 +624,38 @@ def _shape(checkpoint: Checkpoint) -> tuple[tuple[int, int, int], int | None]:
     return (config["channels"], config["image_size"], config["image_size"]), config[
         "classes"
     ]
+
+
+def _pictures(
+    name: str, split: str, checkpoint: Checkpoint
+) -> tuple[Tensor, Tensor | None]:
+    """Pictures read as those of the training were, with labels in the network's numbers.
+
+    Raises ValueError for another shape, and for classes that the network does not know.
+    """
+    wanted, classes = _shape(checkpoint)
+    reading: dict[str, Any] = checkpoint.info.get("reading", {})
+    images, labels, names = load_labelled(name, split, size=wanted[1], **reading)
+    if tuple(images.shape[1:]) != wanted:
+        raise ValueError(
+            f"the network draws images of shape {wanted}, those of {name} are "
+            f"{tuple(images.shape[1:])}; wanted the data it was trained on"
+        )
+    if classes is None or labels is None:
+        return images, labels
+    if names and (known := checkpoint.info.get("classes")):
+        if strange := [n for n in names if n not in known]:
+            raise ValueError(
+                f"{name} has a class {strange[0]!r}, which the network has not been "
+                f"trained on; wanted some of {', '.join(known)}"
+            )
+        labels = torch.tensor([known.index(n) for n in names])[labels]
+    elif int(labels.max()) >= classes:
+        raise ValueError(
+            f"the labels of {name} go up to {int(labels.max())}; wanted at most "
+            f"{classes - 1}, as the network was trained with {classes} classes"
+        )
+    return images, labels
 
 
 def _settled(how: Sampling, checkpoint: Checkpoint) -> Sampling:

@@ -37,7 +37,8 @@ from .schedule import Schedule
 from .streams import Batch, Stream, order
 
 WITHOUT_CLASSES = (
-    "a model without classes; build it with UNet(classes=...), or leave the labels out"
+    "a model without classes; build it with UNet(classes=...), or leave the labels out "
+    "(labels=False of load_stream and load_images)"
 )
 
 # x0 (B, C, H, W), t (B,), eps like x0, labels (B,) or None

@@ -28,6 +28,7 @@ from ddpm_core import (
 )
 from ddpm_core.bound import bits_per_dim_estimate
 from ddpm_core.cli import main
+from ddpm_core.data import CLASSES, Labelled, load_labelled
 from ddpm_core.distributed import mix
 from ddpm_core.evaluation import (
     Sampling,
@@ -62,11 +63,11 @@ def small(real, monkeypatch):
     }
     monkeypatch.setattr(
         evaluation,
-        "load_images",
+        "load_labelled",
         lambda name, split="train", size=None: (
-            first[split]
+            Labelled(*first[split], CLASSES[name])
             if name == "fashion-mnist"
-            else load_images(name, split, size=size)
+            else load_labelled(name, split, size=size)
         ),
     )
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from ddpm_core import data, load_checkpoint, load_images, streams
+from ddpm_core import data, evaluation, load_checkpoint, load_images, streams
 from ddpm_core.cli import _labels, main
 from ddpm_core.data import class_names, load_labelled
+from ddpm_core.evaluation import _pictures, evaluate
 from ddpm_core.runtime import pictures
 from ddpm_core.runtime.pictures import check_ground, find_images, read_image
 from ddpm_core.streams import load_stream
@@ -722,3 +723,71 @@ def test_pictures_are_found_in_the_order_of_their_names(tmp_path):
         "b.png",
         os.path.join("sub", "c.png"),
     ]
+
+
+# What was trained on pictures is measured on pictures read alike
+
+
+@pytest.fixture
+def run(classes, tmp_path):
+    for path in classes.rglob("*.png"):
+        Image.open(path).resize((4, 4)).convert("RGB").save(path)
+    command = [*TRAIN, "--data", f"folder:{classes}", "--grey", "--ground", "black"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    return tmp_path / "run"
+
+
+def test_an_evaluation_reads_as_the_training_did(run, classes):
+    checkpoint = load_checkpoint(run)
+    images, labels = _pictures(f"folder:{classes}", "train", checkpoint)
+    assert images.shape == (12, 1, 4, 4)  # --grey is remembered
+    trained, numbers = load_images(f"folder:{classes}", grey=True, ground="black")
+    assert torch.equal(images, trained) and torch.equal(labels, numbers)
+    result = evaluate(
+        run, unseen=f"folder:{classes}", features="none", bound=2, evaluations=4
+    )
+    assert result["bits_per_dim"]["test"]["given"] == "label"
+
+
+def test_labels_of_unseen_pictures_are_matched_by_name(run, classes, tmp_path):
+    """Another folder, with other classes missing, numbers its own from 0 on."""
+    for name in ("owl", "2"):
+        write(tmp_path / "unseen" / name / "a.png")
+    some = f"folder:{tmp_path / 'unseen'}"
+    assert class_names(some) == ("2", "owl")
+    checkpoint = load_checkpoint(run)
+    assert _pictures(some, "train", checkpoint)[1].tolist() == [1, 3]
+    write(tmp_path / "unseen" / "lynx" / "a.png")
+    with pytest.raises(
+        ValueError, match="class 'lynx', which the network has not been"
+    ):
+        evaluate(run, unseen=some, features="none", bound=2, evaluations=4)
+
+
+def test_too_few_pictures_are_refused_before_any_is_drawn(run, tmp_path, monkeypatch):
+    write(tmp_path / "one" / "a.png")
+    monkeypatch.setattr(evaluation, "draw", None)  # would be called
+    how = evaluation.Sampling(n=4)
+    with pytest.raises(ValueError, match="12 pictures of .* and 1 of .*at least 2"):
+        evaluate(run, how, unseen=f"folder:{tmp_path / 'one'}", features="inception")
+    result = evaluate(  # the remedy
+        run,
+        how,
+        unseen=f"folder:{tmp_path / 'classes'}",
+        features="none",
+        bound=2,
+        evaluations=4,
+    )
+    assert "frechet" not in result
+
+
+def test_ddpm_encode_reads_as_the_training_did(run, classes, tmp_path):
+    pytest.importorskip("constriction")
+    Image.new("RGBA", (4, 4), (9, 9, 9, 0)).save(classes / "2" / "0.png")
+    file, out = str(tmp_path / "a.bits"), tmp_path / "out"
+    data = ["--data", f"folder:{classes}", "-n", "4"]
+    assert main(["encode", str(run), *data, "--out", file, "--steps", "2"]) == 0
+    assert main(["decode", str(run), file, "--out", str(out)]) == 0
+    back, _ = load_images(f"folder:{out}")
+    sent, _ = load_images(f"folder:{classes}", grey=True, ground="black")
+    assert torch.equal(back, sent[:4]) and (sent[3] == 0).all()
