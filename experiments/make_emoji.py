@@ -415,8 +415,10 @@ def main() -> None:
             out / f"{style}.webp", lossless=True, quality=100, method=6, exact=True
         )  # exact: colours under transparent pixels stay, so that the sums do
     files = sorted([*out.glob("*.webp"), out / "captions.json"])
-    sums = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in files]
-    (out / "SHA256SUMS").write_text("".join(sums))
+    files += [out / "minilm/vocab.txt"]  # as the package of the text encoder has it
+    sums = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  " for f in files]
+    names = [f"{f.relative_to(out)}\n" for f in files]
+    (out / "SHA256SUMS").write_text("".join(map(str.__add__, sums, names)))
 
 
 if __name__ == "__main__":
