@@ -1,9 +1,9 @@
 """The ddpm command: the package without writing Python. Also python -m ddpm_core."""
 
 import argparse
-import hashlib
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from .figures import image_grid
 from .hardware import choose_device
 from .objectives import choose_objective
 from .reverse import EpsModel, as_eps_model
+from .runtime.files import digest
+from .runtime.store import read_about
 from .sampling import sample
 from .schedule import cosine_schedule, linear_schedule
 from .streams import Stream, load_stream, must_stream
@@ -101,7 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except (ValueError, TypeError, OSError) as error:
         who = f" (rank {distributed.rank()})" if distributed.rank() else ""
-        print(f"ddpm {options.command}{who}: {error}", file=sys.stderr)
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
+        print(f"ddpm {options.command}{who}: {error}{notes}", file=sys.stderr)
         return 2
 
 
@@ -247,6 +250,18 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--save-every", type=int, default=1000, help="steps between checkpoints"
     )
+    p.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        help="parts of a batch whose gradients are added up: less memory, the same step",
+    )
+    p.add_argument(
+        "--sample-every",
+        type=int,
+        default=0,
+        help="steps between 16 samples of the network so far, in --out/samples (0: none)",
+    )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument(
         "--precision",
@@ -344,7 +359,9 @@ def _train(o: argparse.Namespace) -> int:
             learned,
         )
     before = (
-        {} if o.init is None else {"init": _begin_with(model, load_checkpoint(o.init))}
+        {}
+        if o.init is None
+        else {"init": _begin_with(model, load_checkpoint(o.init), o.predict)}
     )
     schedule = SCHEDULES[o.schedule](o.T)
     info = before | {"data": o.data, "shape": [channels, side, side], "classes": names}
@@ -353,6 +370,7 @@ def _train(o: argparse.Namespace) -> int:
         info["reading"] = reading
     if (o.predict, o.objective) != ("eps", "simple"):
         info["objective"] = o.objective
+    done = _goes_on(o.out, info) if o.resume else 0
     train(
         as_eps_model(model, schedule, o.predict),
         schedule,
@@ -371,6 +389,8 @@ def _train(o: argparse.Namespace) -> int:
         out=o.out,
         resume=o.resume,
         save_every=o.save_every,
+        accumulate=o.accumulate,
+        sample_every=o.sample_every,
         seed=o.seed,
         info=info,
         channels_last=YES[o.channels_last],
@@ -378,14 +398,44 @@ def _train(o: argparse.Namespace) -> int:
         tensorboard=o.tensorboard,
     )
     if distributed.rank() == 0:
+        asked = f"; --steps {o.steps} asks for no more" if done >= o.steps else ""
         print(
-            f"{o.out}: trained for {o.steps} steps; now: ddpm sample {o.out} -n 64 --out samples.png"
+            f"{o.out}: trained for {max(done, o.steps)} steps{asked}; "
+            f"now: ddpm sample {o.out} -n 64 --out samples.png"
         )
     return 0
 
 
-def _begin_with(model: UNet, checkpoint: Checkpoint) -> dict[str, Any]:
+def _goes_on(out: Path, info: dict[str, Any]) -> int:
+    """Steps done of the run to go on with. Raises ValueError if it was another run."""
+    about, folder = read_about(out)
+    before = about.get("info") or {}
+    same = {
+        "classes": (before.get("classes", info["classes"]), info["classes"]),
+        "objective": tuple(i.get("objective", "simple") for i in (before, info)),
+    }
+    for name, (earlier, now) in same.items():
+        if earlier != now:
+            raise ValueError(
+                f"{folder} was trained with {name} = {earlier}, and now it is {now}; "
+                "wanted the same to go on with, or another --out"
+            )
+    if before.get("data", info["data"]) != info["data"] and distributed.rank() == 0:
+        warnings.warn(
+            f"{folder} was trained on {before['data']} and goes on with {info['data']}",
+            stacklevel=2,
+        )
+    return int(about.get("step") or 0)
+
+
+def _begin_with(model: UNet, checkpoint: Checkpoint, predict: str) -> dict[str, Any]:
     """Take over the weights; returns what the new run's checkpoints will say about it."""
+    predicted = getattr(checkpoint.model, "prediction", "eps")
+    if predicted != predict:
+        raise ValueError(
+            f"--init {checkpoint.path}: its network predicts {predicted}, the new one "
+            f"{predict}; wanted --predict {predicted}"
+        )
     try:
         network: Any = (
             checkpoint.model.network
@@ -398,13 +448,12 @@ def _begin_with(model: UNet, checkpoint: Checkpoint) -> dict[str, Any]:
             f"--init {checkpoint.path}: its network has other sizes, {getattr(checkpoint.model, 'config', {})}; wanted those of the "
             f"new one, {model.config}; the two may differ in groups and dropout only"
         ) from error
-    weights = (checkpoint.path / "weights.safetensors").read_bytes()
     return {
         "step": checkpoint.step,
         "groups": getattr(checkpoint.model, "config", {}).get("groups"),
         "training": checkpoint.info.get("training"),
         "seconds": checkpoint.info.get("seconds"),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_sha256": digest(checkpoint.path / "weights.safetensors"),
     }
 
 

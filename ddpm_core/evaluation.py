@@ -4,7 +4,6 @@
 Every figure of the samples stands beside the same figure of as many real test images: that, not zero, is what can be reached.
 """
 
-import hashlib
 import json
 import math
 import platform
@@ -32,6 +31,8 @@ from .features import (
 from .figures import image_grid
 from .hardware import choose_device
 from .metrics import Memorisation, frechet_distance, inception_score, memorisation
+from .runtime.files import digest
+from .runtime.files import write_json as write_json
 from .sampling import sample_steps
 
 SURE = (
@@ -559,12 +560,6 @@ def _quiet(progress: bool) -> bool:
     return not progress or distributed.rank() > 0
 
 
-def write_json(result: dict[str, Any], path: Path) -> None:
-    """All of it or nothing."""
-    with beside(path) as partial:
-        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
 def write_picture(
     images: Tensor, path: Path, columns: int = 10, rows: int = 10
 ) -> None:
@@ -665,9 +660,7 @@ def _settled(how: Sampling, checkpoint: Checkpoint) -> Sampling:
 
 
 def _sha256(checkpoint: Checkpoint) -> str:
-    return hashlib.sha256(
-        (checkpoint.path / "weights.safetensors").read_bytes()
-    ).hexdigest()
+    return digest(checkpoint.path / "weights.safetensors")
 
 
 def _versions() -> dict[str, str]:

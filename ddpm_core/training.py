@@ -380,8 +380,8 @@ def _check_fit(
     if wanted is not None and tuple(shape) != wanted:
         raise ValueError(
             f"the images have shape {tuple(shape)}, the model is for {wanted}: "
-            "channels, height, width. Build it for these images, "
-            "UNet(image_size, channels, ...), or crop, pad or resize them"
+            "channels, height, width. Build it for these images, or crop, pad or "
+            "resize them (--size)"
         )
     known: int | None = getattr(model, "classes", None)
     if known is None and (labels is not None or classes is not None):

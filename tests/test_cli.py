@@ -326,7 +326,7 @@ def test_a_picture_that_cannot_be_written(trained, capfd):
         ),
         (["--attention", "5"], "attention at side [5]"),
         (["--dropout", "1.5"], "dropout = 1.5; wanted a probability"),
-        (["--paper"], "wanted (B, 3, H, W)"),
+        (["--paper"], "the model is for (3, 32, 32)"),
         (["--device", "gpu"], "device = 'gpu' cannot be used here"),
         (["--resume"], "no checkpoint in"),
     ],

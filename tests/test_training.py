@@ -852,3 +852,223 @@ def test_ctrl_c_in_ddpm_train_leaves_a_resumable_checkpoint_and_status_130(tmp_p
     assert step >= 1
     assert main([*command, "--steps", str(step + 2), "--resume"]) == 0
     assert load_checkpoint(tmp_path / "run").step == step + 2
+
+
+# --- an error costs no more than Ctrl-C ------------------------------------------------
+
+
+def test_one_truncated_picture_met_late_costs_no_step(tmp_path, capfd):
+    """Streamed, as the command line does; the pictures are read when they are due."""
+    from PIL import Image
+
+    from ddpm_core.cli import main
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, image in enumerate(pictures(12)):
+        Image.fromarray(image[0].numpy()).save(folder / f"{i:02d}.png")
+    late = next(streams_order(12, 4, seed=0, step=2))[1]  # in the third batch
+    whole = (folder / f"{late:02d}.png").read_bytes()
+    (folder / f"{late:02d}.png").write_bytes(whole[:60])
+    command = (
+        f"train --data folder:{folder} --stream --out {tmp_path / 'r'} --steps 5 "
+        "--multipliers 1 --width 8 --groups 4 --attention --T 10 --batch-size 4 "
+        "--device cpu --precision float32"
+    ).split()
+    assert main(command) == 2
+    errors = capfd.readouterr().err
+    assert f"{late:02d}.png cannot be read" in errors
+    assert "step 2 is saved; go on with resume=True" in errors
+    assert load_checkpoint(tmp_path / "r").step == 2
+    (folder / f"{late:02d}.png").write_bytes(whole)
+    assert main([*command, "--resume"]) == 0
+    assert (
+        main([w.replace(str(tmp_path / "r"), str(tmp_path / "w")) for w in command])
+        == 0
+    )
+    a, b = (load_checkpoint(tmp_path / name).model for name in "rw")
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+
+
+def streams_order(n, batch_size, seed, step):
+    from ddpm_core.streams import order
+
+    return (numbers.tolist() for numbers in order(n, batch_size, seed, step))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_exception_in_a_loader_costs_no_step(tmp_path, workers):
+    class Data(torch.utils.data.Dataset):
+        def __len__(self):
+            return 16
+
+        def __getitem__(self, i):
+            if i == 13:
+                raise OSError("the network share is gone")
+            return pictures(16)[i]
+
+    loader = torch.utils.data.DataLoader(Data(), batch_size=4, num_workers=workers)
+    with pytest.raises(OSError, match="the network share is gone"):
+        run(small(), loader, steps=9, out=tmp_path / "r")
+    assert load_checkpoint(tmp_path / "r").step == 3
+
+
+# --- what was accepted can be used -----------------------------------------------------
+
+
+@pytest.mark.parametrize("wrapper", ["compiled", "parallel", "parallel of compiled"])
+def test_a_wrapped_network_trains_saves_samples_and_resumes(tmp_path, wrapper, capfd):
+    from ddpm_core.cli import main
+
+    wraps = {
+        "compiled": lambda net: torch.compile(net, backend="aot_eager"),
+        "parallel": nn.DataParallel,
+        "parallel of compiled": lambda net: nn.DataParallel(
+            torch.compile(net, backend="aot_eager")
+        ),
+    }
+    wrap = wraps[wrapper]
+    plain = run(small(), pictures(), steps=4, lr=1e-2, seed=3)
+    run(wrap(small()), pictures(), steps=2, lr=1e-2, seed=3, out=tmp_path / "r")
+    average = run(
+        wrap(small()),
+        pictures(),
+        steps=4,
+        lr=1e-2,
+        seed=3,
+        out=tmp_path / "r",
+        resume=True,
+    )
+    assert type(average) is ddpm_core.UNet
+    for a, b in zip(plain.parameters(), average.parameters()):
+        assert_close(a, b, rtol=1e-3, atol=1e-5)
+    kept = load_checkpoint(tmp_path / "r")
+    assert all(
+        torch.equal(a, b) for a, b in zip(kept.model.parameters(), average.parameters())
+    )
+    assert main(f"sample {tmp_path / 'r'} -n 1 --out {tmp_path / 'a.png'}".split()) == 0
+    # and a run that was wrapped goes on without
+    run(small(), pictures(), steps=5, out=tmp_path / "r", resume=True, seed=3, lr=1e-2)
+
+
+def test_ddp_around_a_network_is_taken_off(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(small())
+        a = run(wrapped, pictures(), steps=3, lr=1e-2, out=tmp_path / "r")
+    finally:
+        torch.distributed.destroy_process_group()
+    b = run(small(), pictures(), steps=3, lr=1e-2)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    assert load_checkpoint(tmp_path / "r").step == 3
+
+
+def test_frozen_layers_are_resumed(tmp_path):
+    def network():
+        model = small()
+        model.embed_time.requires_grad_(False)
+        return model
+
+    args = dict(lr=1e-2, save_every=100)
+    whole = run(network(), pictures(), steps=6, out=tmp_path / "whole", **args)
+    run(network(), pictures(), steps=3, out=tmp_path / "r", **args)
+    parts = run(network(), pictures(), steps=6, out=tmp_path / "r", resume=True, **args)
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters())
+    )
+    assert torch.equal(
+        parts.embed_time.linear_1.weight, small().embed_time.linear_1.weight
+    )
+
+
+# --- usual inputs ----------------------------------------------------------------------
+
+
+def test_lists_of_one_tensor_are_batches(batches):
+    images = pictures(6)
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(images), batch_size=3
+    )
+    run(Scale(), loader, steps=2, flip=False, batch_size=3)
+    for i, (x0, *_) in enumerate(batches):
+        assert torch.equal(x0, to_model_range(images[3 * i : 3 * i + 3]))
+
+
+@pytest.mark.parametrize(
+    "batch, phrase",
+    [
+        ((), "a batch of the loader has 0 parts"),
+        ((pictures(4), None, None), "a batch of the loader has 3 parts"),
+        ({"image": pictures(4)}, "images are a builtins.dict; wanted a uint8"),
+        ([pictures(4), [0, 1, 2, 3]], "wanted a LongTensor"),
+    ],
+)
+def test_batches_that_are_none(batch, phrase):
+    with pytest.raises((ValueError, TypeError), match=phrase):
+        run(Scale(classes=4), [batch], steps=1)
+
+
+# --- accumulated gradients, pictures on the way ----------------------------------------
+
+
+def test_algorithm_1_accumulated_is_algorithm_1():
+    """Images, times, noise, flips and dropped labels are drawn for the whole batch."""
+    found = []
+    for accumulate in (1, 2, 3):
+        torch.manual_seed(0)
+        model = ddpm_core.UNet(8, 1, 8, (1,), 1, (), 0.0, classes=3, groups=4)
+        average = run(
+            model,
+            pictures(),
+            torch.arange(12) % 3,
+            steps=3,
+            batch_size=8,
+            lr=1e-3,
+            drop_label=0.4,
+            accumulate=accumulate,
+        )
+        found.append([*model.parameters(), *average.parameters()])
+    for other in found[1:]:
+        for p, q in zip(found[0], other):
+            # Adam divides by the gradient's own size: some units of the last place
+            assert_close(p, q, rtol=1e-3, atol=2e-5)
+
+
+def test_accumulate_is_a_whole_number_at_most_the_batch():
+    for accumulate, phrase in ((0, "more than 0"), (1.5, "whole number"), (5, "of 4;")):
+        with pytest.raises(ValueError, match=f"accumulate = {accumulate}.*{phrase}"):
+            run(Scale(), pictures(), steps=1, accumulate=accumulate)
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_samples_on_the_way_change_nothing(tmp_path, classes, untouched):
+    from PIL import Image
+
+    def network():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return ddpm_core.UNet(8, 1, 8, (1,), 1, (), 0.3, classes, groups=4)
+
+    labels = None if classes is None else torch.arange(12) % 3
+    args = dict(steps=4, lr=1e-2)
+    a = run(network(), pictures(), labels, **args)
+    b = run(network(), pictures(), labels, out=tmp_path, sample_every=2, **args)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    found = sorted((tmp_path / "samples").iterdir())
+    assert [p.name for p in found] == ["step-00000002.png", "step-00000004.png"]
+    assert Image.open(found[0]).size[0] >= 4 * 8
+    assert found[0].read_bytes() != found[1].read_bytes()
+
+
+def test_settings_in_an_object(tmp_path):
+    from ddpm_core.training import Training
+
+    how = Training(
+        steps=3, batch_size=4, lr=1e-2, warmup=0, device="cpu", precision="float32"
+    )
+    a = train(small(), SHORT, pictures(), how=how, progress=False)
+    b = run(small(), pictures(), steps=3, lr=1e-2)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    with pytest.raises(TypeError, match="flips is no argument; wanted some of acc"):
+        run(small(), pictures(), steps=3, flips=True)
