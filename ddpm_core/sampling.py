@@ -3,17 +3,15 @@
 `sample_steps` is the algorithm, a generator of (t, x_t, x0_hat); `sample` runs it to the end.
 """
 
-import copy
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor
 
+from .fast import precision_of, sampling
 from .forward import q_posterior
-from .hardware import choose_sampling
 from .model import (
     Model,
     around,
@@ -27,7 +25,6 @@ from .model import (
     given,
     guided,
 )
-from .processor import pack
 from .reverse import VARIANCES, predict_x0
 from .schedule import Schedule, at, send
 from .unet import UNet
@@ -90,7 +87,7 @@ def sample(
     if not bar.disable and isinstance(model, UNet):
         device = _device(model, x_T, generator)
         bar.write(
-            f"sampling: on {device} in {_precision(model, device, precision)}{', compiled' if compile else ''}",
+            f"sampling: on {device} in {precision_of(model, device, precision)}{', compiled' if compile else ''}",
             file=sys.stderr,
         )
     x: Tensor
@@ -154,7 +151,9 @@ def sample_steps(
     if generator is None:
         generator = fresh_generator(device)
     told = given(model, labels) if not guidance else guided(model, guidance, labels)
-    predict = around(told, lambda each: _fast(each, device, precision, compile), device)
+    predict = around(
+        told, lambda each: sampling(each, device, precision, compile), device
+    )
     times, schedule = respace(
         schedule,
         schedule.T if steps is None else steps,
@@ -262,72 +261,6 @@ def respace(
         )
     alpha_bar = schedule.alpha_bar[[0, *times.tolist()]]
     return [0, *times.tolist()], Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
-
-
-def _precision(model: Model, device: torch.device, precision: str) -> str:
-    """The precision that the network computes in: what is asked for, or for "auto" the fastest of a float32 UNet, else its own."""
-    if isinstance(model, UNet) and model.conv_in.weight.dtype == torch.float32:
-        return choose_sampling(
-            device, sum(p.numel() for p in model.parameters()), precision
-        )
-    if precision not in ("auto", "float32"):
-        raise ValueError(
-            f'precision = {precision!r} for a {type(model).__name__}; wanted "auto", which leaves a model of your own as it is, or a '
-            "UNet with float32 weights"
-        )
-    return "auto"
-
-
-def _fast(model: Model, device: torch.device, precision: str, compile: bool) -> Model:
-    """The model as it samples: a UNet in that precision, by a copy of its weights, channels last, on a processor packed; any other as it is.
-
-    In float32 a copy pays on a processor for networks of ten million parameters and more: measured, 1.04 to 1.17 times as fast.
-    It is asked with one t for all images.
-    """
-    precision = _precision(model, device, precision)
-    large = (
-        isinstance(model, UNet)
-        and device.type == "cpu"
-        and sum(p.numel() for p in model.parameters()) >= 10_000_000
-    )
-    if (
-        not isinstance(model, UNet)
-        or (precision == "auto" or precision == "float32" and not large)
-        and not compile
-    ):
-        if compile:
-            raise ValueError(
-                f"compile = {compile!r} for a {type(model).__name__}; wanted a UNet: give torch.compile(model) for a model of your own"
-            )
-        return model
-    network, dtype = (
-        copy.deepcopy(model).eval(),
-        model.conv_in.weight.dtype
-        if precision == "auto"
-        else getattr(torch, precision),
-    )
-    cast(Any, network.to(dtype)).to(
-        memory_format=torch.channels_last
-    )  # some of torch's stubs leave it out
-    if device.type == "cpu" and not compile:
-        pack(network)
-    run = (
-        torch.compile(
-            network, mode="reduce-overhead" if device.type == "cuda" else None
-        )
-        if compile
-        else network
-    )
-
-    def predict(x: Tensor, t: Tensor, *told: Tensor, **named: Tensor) -> Tensor:
-        answer: Tensor = run(
-            x.to(dtype, memory_format=torch.channels_last), t[:1], *told, **named
-        )  # one t: one embedding
-        return answer.to(
-            x.dtype, memory_format=torch.contiguous_format, copy=True
-        )  # a CUDA graph writes its next answer over this one
-
-    return predict
 
 
 def _normal(

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .processor import Dropout, GroupNorm, added, attend, remade
 from .schedule import check_t
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
@@ -404,20 +403,17 @@ class ResBlock(nn.Module):
         self.norm_1, self.conv_1 = norm(channels, groups), conv3x3(channels, out)
         self.embed = linear(embedding, out)
         self.norm_2, self.conv_2 = norm(out, groups), conv3x3(out, out, scale=0.0)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.shortcut = nn.Identity() if channels == out else conv1x1(channels, out)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        time, shortcut = rearrange(self.embed(emb), "b c -> b c 1 1"), self.shortcut(x)
-        h = remade(
-            swish, self.norm_1(x), lambda h: added(self.conv_1, h, time)
-        )  # (B, out, H, W)
-        drop = self.dropout.draw(h)
-        return remade(
-            lambda h: drop(swish(h)),
-            self.norm_2(h),
-            lambda h: added(self.conv_2, h, shortcut),
-        )
+        h = self.conv_1(swish(self.norm_1(x)))  # (B, out, H, W)
+        # In place: what a convolution has returned, no gradient needs.
+        h += rearrange(self.embed(emb), "b c -> b c 1 1")
+        h = self.conv_2(self.dropout(swish(self.norm_2(h))))
+        h += self.shortcut(x)
+        answer: Tensor = h
+        return answer
 
 
 class Attention(nn.Module):
@@ -445,11 +441,16 @@ class Attention(nn.Module):
             )
             k, v = torch.cat([words[0], k], dim=2), torch.cat([words[1], v], dim=2)
             seen = F.pad(text[1], (0, tokens.shape[2]), value=True)[:, None, None]
-        h = attend(q, k, v, seen)  # (B, 1, HW, C)
+        h = self.attend(q, k, v, seen)  # (B, 1, HW, C)
         answer: Tensor = x + rearrange(
             self.out(h), "b 1 (h w) c -> b c h w", h=x.shape[2]
         )
         return answer
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+        """softmax(q k^T / sqrt(C)) v over the tokens that are seen; None: all are."""
+        return F.scaled_dot_product_attention(q, k, v, seen)
 
 
 def look(attention: nn.Module, h: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -489,8 +490,8 @@ def swish(x: Tensor) -> Tensor:
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
-def norm(channels: int, groups: int) -> GroupNorm:
-    return GroupNorm(groups, channels, eps=1e-6)
+def norm(channels: int, groups: int) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 def conv3x3(

@@ -9,8 +9,8 @@ from laboratory import bfloat16_attention, randn, randomise
 from torch import nn
 from torch.testing import assert_close
 
-from ddpm_core import UNet, load_checkpoint, processor, unet
-from ddpm_core.processor import (
+from ddpm_core import UNet, fast, load_checkpoint
+from ddpm_core.fast import (
     LARGE,
     Dropout,
     GroupNorm,
@@ -18,6 +18,7 @@ from ddpm_core.processor import (
     attend,
     pack,
     remade,
+    twin,
 )
 from ddpm_core.unet import ResBlock
 
@@ -185,6 +186,13 @@ def test_attention_to_few_tokens_is_attention(monkeypatch, tokens, kernel):
     assert calls
 
 
+def quicker(block):
+    """The twin of a single block, as a network has it."""
+    network = UNet(8, 1, 8, (1,), 1, (), groups=4)
+    network.middle[0] = block
+    return twin(network).middle[0]
+
+
 def test_what_is_made_again_for_the_gradient_is_the_same(monkeypatch):
     calls = []
 
@@ -211,27 +219,28 @@ def test_what_is_made_again_for_the_gradient_is_the_same(monkeypatch):
     block.conv_2 = torch.nn.Conv2d(
         16, 16, 3, padding=1
     ).double()  # as ours begins at almost zero, and with it the gradients before it
+    block = quicker(block)
     x, emb, seen = (
         torch.randn(2, 8, 6, 6, dtype=torch.float64, requires_grad=True),
         torch.randn(2, 32, dtype=torch.float64),
         [],
     )
-    monkeypatch.setattr(processor, "LARGE", 0)
-    monkeypatch.setattr(unet, "remade", counted)
+    monkeypatch.setattr(fast, "LARGE", 0)
+    monkeypatch.setattr(fast, "remade", counted)
     ours = derivatives()
     assert seen == [
         2,
         4,
     ]  # each of two convolutions: once on the way there, once on the way back
-    monkeypatch.setattr(unet, "remade", lambda make, x, then: then(make(x)))
+    monkeypatch.setattr(fast, "remade", lambda make, x, then: then(make(x)))
     for a, b in zip(ours, derivatives(), strict=True):
         assert (a is None and b is None) or torch.equal(a, b)
 
 
 def test_what_is_made_again_is_made_in_the_mode_of_the_first_time(monkeypatch):
-    monkeypatch.setattr(processor, "LARGE", 0)
+    monkeypatch.setattr(fast, "LARGE", 0)
     block, x, emb = (
-        randomise(ResBlock(8, 8, 16, 0.5, groups=4)).double().eval(),
+        quicker(randomise(ResBlock(8, 8, 16, 0.5, groups=4)).double().eval()),
         randn(1, 8, 4, 4),
         randn(1, 16),
     )
@@ -326,6 +335,7 @@ def test_a_packed_network_answers_as_near_to_the_exact_one_as_a_plain_one_in_bfl
     plain = copy.deepcopy(model).bfloat16().to(memory_format=LAST)
     packed = copy.deepcopy(plain)
     pack(packed)
+    packed = twin(packed)
     assert (
         isinstance(model, UNet)
         and sum(isinstance(part, PackedConv2d) for part in packed.modules())
