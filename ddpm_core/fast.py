@@ -356,15 +356,19 @@ QUICKER: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def twin(network: nn.Module) -> nn.Module:
-    """The network with every UNet in it on quicker layers, and the very same weights.
+BLOCKS = (UNet, ResBlock, Attention)
 
-    A layer of a class of your own, or with a `forward` of its own, stays what it is.
+
+def twin(network: nn.Module) -> nn.Module:
+    """The network, its U-Nets and their blocks on quicker layers, the weights the same.
+
+    Whatever is in a UNet, a ResBlock or an Attention is replaced layer by layer, as
+    QUICKER says. A layer of a class of your own, or with a `forward` of its own, stays.
     """
     made: dict[int, nn.Module] = {}
 
     def walk(part: nn.Module, inside: bool) -> nn.Module:
-        inside = inside or isinstance(part, UNet)
+        inside = inside or isinstance(part, BLOCKS)
         if id(part) not in made:
             kind = QUICKER.get(type(part), type(part)) if inside else type(part)
             made[id(part)] = other = kind.__new__(kind)
@@ -374,8 +378,8 @@ def twin(network: nn.Module) -> nn.Module:
             other.__dict__["_modules"] = children
         return made[id(part)]
 
-    has_unet = any(isinstance(part, UNet) for part in network.modules())
-    return walk(network, False) if has_unet else network
+    known = any(isinstance(part, BLOCKS) for part in network.modules())
+    return walk(network, False) if known else network
 
 
 def training(network: nn.Module) -> nn.Module:

@@ -178,11 +178,13 @@ def sample_steps(
             if sampler == "ddim":
                 if clip_x0:  # with another x0_hat belongs another eps_hat
                     eps = eps_of_x0(schedule, x, i, x0_hat)
-                added = eta**2 * schedule.beta_tilde[i]
-                direction = (1 - schedule.alpha_bar[i - 1] - added).clamp(min=0).sqrt()
-                x = at(signal, i - 1, x) * x0_hat + direction.to(x) * eps
+                added = eta**2 * schedule.beta_tilde
+                before_ = torch.cat([schedule.alpha_bar[:1], schedule.alpha_bar[:-1]])
+                direction = (1 - before_ - added).clamp(min=0).sqrt()
+                x = at(signal, i - 1, x) * x0_hat + at(direction, i, x) * eps
                 if eta and i > 1:
-                    x = x + added.sqrt().to(x) * _normal(shape, generator, device).to(x)
+                    z = _normal(shape, generator, device).to(x)
+                    x = x + at(added.sqrt(), i, x) * z
             elif sampler == "dpm":
                 ahead = (
                     x0_hat

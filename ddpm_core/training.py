@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from . import fast
 from .bound import simple_loss
 from .checkpoint import Checkpoint, check_schedules, load_checkpoint, save_checkpoint
 from .data import check_uint8_images, to_model_range
@@ -170,6 +171,7 @@ def train(
         Batches(begin, place),
         how,
         draw=partial(noised, network, schedule, how),
+        quicker=fast.training,
         look=None if shape is None else partial(_look, schedule, how.seed, shape),
         out=out,
         resume=resume,
@@ -204,6 +206,7 @@ def training_steps(
         batches,
         how,
         draw=partial(noised, state.model, schedule, how),
+        quicker=fast.training,
         precision=precision,
         compile=compile,
     )

@@ -1,6 +1,7 @@
 """Each layer that a processor computes in another way answers as the usual one does, with the same gradients."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from laboratory import bfloat16_attention, randn, randomise
 from torch import nn
 from torch.testing import assert_close
 
-from ddpm_core import UNet, fast, load_checkpoint
+from ddpm_core import UNet, fast, linear_schedule, load_checkpoint, train, unet
 from ddpm_core.fast import (
     LARGE,
     Dropout,
@@ -353,3 +354,114 @@ def test_a_packed_network_answers_as_near_to_the_exact_one_as_a_plain_one_in_bfl
             for network in (packed, plain)
         )
     assert far < 1.5 * farther < 0.05 * exact.pow(2).mean().sqrt()
+
+
+def book_network():
+    """The published network's layout, with dropout, in training."""
+    model = load_checkpoint("data/checkpoints/fashion-mnist").model.train()
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.2
+    return model
+
+
+def test_unet_is_plain_torch():
+    """What is imported there, and of which classes a network is."""
+    network = UNet(8, 1, 8, (1, 1), 1, (8,), groups=4, classes=3)
+    assert {type(part).__module__.split(".nn")[0] for part in network.modules()} == {
+        "ddpm_core.unet",
+        "torch",
+    }
+    source = Path(unet.__file__).read_text()
+    assert "fast" not in source and "processor" not in source
+
+
+def test_a_twin_has_the_same_weights_names_modes_and_hooks_under_other_layers():
+    network, seen = book_network(), []
+    network.middle.eval()
+    network.conv_in.register_forward_hook(lambda *_: seen.append("hook"))
+    other = twin(network)
+    assert type(other) is UNet and other is not network
+    pairs = dict(network.named_modules()), dict(other.named_modules())
+    assert list(pairs[0]) == list(pairs[1])
+    for name, part in pairs[0].items():
+        assert type(pairs[1][name]) is fast.QUICKER.get(type(part), type(part)), name
+        assert pairs[1][name].training == part.training, name
+    for (a, p), (b, q) in zip(
+        network.named_parameters(), other.named_parameters(), strict=True
+    ):
+        assert a == b and p is q
+    with torch.no_grad():
+        other(drawn(1, 1, 28, 28).float(), 3)
+    assert seen == ["hook"]
+    assert {type(part) for part in network.modules()}.isdisjoint(
+        fast.QUICKER.values()
+    ), "the network itself has changed"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_twin_answers_and_learns_as_the_network(dtype):
+    """Without dropout, whose masks are other ones of the same kind; sums may be taken in another order."""
+    network = randomise(book_network()).to(dtype).eval()
+    x, t, y = drawn(3, 1, 28, 28).to(dtype), 400, torch.tensor([1, 2, 3])
+    found = []
+    for asked in (network, twin(network)):
+        network.zero_grad()
+        answer = asked(x, t, y)
+        answer.square().mean().backward()
+        found.append([answer.detach(), *(p.grad.clone() for p in network.parameters())])
+    for a, b in zip(*found, strict=True):
+        near = 1e-4 if dtype == torch.float32 else 1e-11
+        assert_close(a, b, rtol=near, atol=near * float(a.abs().max()))
+
+
+def test_twins_are_made_of_known_networks_only():
+    """... wherever they are inside, and of nothing else."""
+
+    class Outer(nn.Module):
+        def __init__(self, inside):
+            super().__init__()
+            self.norm, self.inside = nn.GroupNorm(1, 4), inside
+
+    mine = Outer(nn.Sequential(nn.Conv2d(1, 4, 1), nn.Dropout(0.1)))
+    assert twin(mine) is mine
+    network = UNet(8, 1, 8, (1,), 1, (), groups=4)
+    other = twin(Outer(network))
+    assert type(other) is Outer and type(other.norm) is nn.GroupNorm
+    assert type(other.inside.norm_out) is GroupNorm
+    block = nn.Sequential(ResBlock(8, 8, 16, 0.1, groups=4))
+    assert type(twin(block)[0].norm_1) is GroupNorm
+
+    class Own(ResBlock):
+        def forward(self, x, emb):
+            return x
+
+    network.middle[0] = Own(8, 8, 32, 0.1, groups=4)
+    assert type(twin(network).middle[0]) is Own
+
+
+def test_training_asks_the_twin_and_leaves_the_network_plain(monkeypatch):
+    """To the bit, so that runs of before go on: what training made of these layers."""
+    asked = []
+    forward = fast._ResBlock.forward
+    monkeypatch.setattr(
+        fast._ResBlock,
+        "forward",
+        lambda self, x, emb: asked.append(self.training) or forward(self, x, emb),
+    )
+    torch.manual_seed(0)
+    model = UNet(8, 1, 8, (1,), 1, (), dropout=0.3, groups=4)
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    how = dict(steps=2, batch_size=4, device="cpu", precision="float32", progress=False)
+    average = train(model, linear_schedule(), images, **how)
+    assert asked == 2 * 5 * [True]  # five blocks
+    for network in (model, average):
+        assert type(network.middle[0]) is ResBlock
+        assert type(network.norm_out) is nn.GroupNorm
+
+
+def test_the_old_name_is_the_same_module():
+    from ddpm_core import processor
+    from ddpm_core.processor import attend as old
+
+    assert processor is fast and old is attend

@@ -185,6 +185,7 @@ def descend(
     how: Descent | None = None,
     *,
     draw: Callable[[Any], Any] | None = None,
+    quicker: Callable[[nn.Module], nn.Module] | None = None,
     look: Callable[[nn.Module], Tensor] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -203,7 +204,7 @@ def descend(
              gone through again and again. A batch is a tensor, or a tuple, list or dict
              of them; it is brought to the device
     how      Descent(...); or its fields by keyword: descend(..., steps=500, lr=1e-3)
-    draw     see `descent`
+    draw, quicker    see `descent`
     look     average -> picture, uint8 (H, W) or (H, W, C): drawn every `sample_every`
              steps, to out/samples and the board
     out      folder for checkpoints and log.jsonl; resume=True goes on from the newest
@@ -274,6 +275,7 @@ def descend(
         _together(source.begin(state.step, before), met),
         how,
         draw=draw,
+        quicker=quicker,
         precision=choice.precision,
         compile=choice.compile,
         through=network,
@@ -417,6 +419,7 @@ def descent(
     how: Descent,
     *,
     draw: Callable[[Any], Any] | None = None,
+    quicker: Callable[[nn.Module], nn.Module] | None = None,
     precision: str = "float32",
     compile: bool = False,
     through: nn.Module | None = None,
@@ -426,6 +429,8 @@ def descent(
     draw     batch -> batch, with whatever is random in it. Here all ranks draw the same
              numbers (for the whole batch, of which they keep their part), and numbers
              for all parts of an accumulated batch; in `loss` each rank draws its own
+    quicker  network -> what is asked instead of it, with the same weights, such as
+             fast.training; None: the network itself
     through  the network as it was given, where that is compiled or in parallel
 
     With how.accumulate = k the batch is cut into k parts. The loss of the whole is the
@@ -441,13 +446,13 @@ def descent(
     average, weights = list(state.ema.parameters()), list(model.parameters())
     buffers = next(model.buffers(), None) is not None
     model.train()
-    network = model
+    network = quicker(model) if quicker is not None else model
     if through is not None and hasattr(through, "_orig_mod"):
         network = through
     elif isinstance(through, nn.DataParallel):
         network = through
     elif compile:
-        network = cast(nn.Module, torch.compile(model))
+        network = cast(nn.Module, torch.compile(network))
     asked = distributed.parallel(_Asked(network, loss))
     together = getattr(asked, "no_sync", nullcontext)
     while state.step < how.steps:
