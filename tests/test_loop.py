@@ -1,12 +1,16 @@
 """A descent on any loss: several networks, no t, resumed to the bit, errors that cost no more than Ctrl-C."""
 
 import math
+import subprocess
+import sys
 import warnings
 
 import pytest
+import ranks_loop
 import torch
 from laboratory import generator
 from safetensors.torch import load_file, save_file
+from test_training import ENVIRONMENT
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -419,3 +423,31 @@ def test_pictures_on_the_way(tmp_path):
             descend(
                 pair(), distance, batch_of, steps=1, sample_every=1, **args, **PLAIN
             )
+
+
+# --- several processes -----------------------------------------------------------------
+
+
+def test_two_processes_descend_as_one_and_stop_as_one(tmp_path):
+    """Any loss, and parts of it; where one rank's data end, rank 0 saves for all."""
+    ranks_loop.main(tmp_path)
+    launch = "-m torch.distributed.run --standalone --nproc-per-node 2".split()
+    done = subprocess.run(
+        [sys.executable, *launch, ranks_loop.__file__, str(tmp_path)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    for parts in (1, 2):
+        alone, first, second = (
+            load_file(tmp_path / f"{name}-{parts}.safetensors")
+            for name in ("1-0", "2-0", "2-1")
+        )
+        for name in alone:
+            assert torch.equal(first[name], second[name])
+            assert_close(first[name], alone[name], rtol=2e-4, atol=2e-6)
+    assert done.returncode != 0
+    assert "the disk of rank 1 is gone" in done.stderr
+    assert "step 3 is saved; go on with resume=True" in done.stderr
+    assert list(steps_in(tmp_path / "run")) == [3]
