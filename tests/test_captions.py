@@ -11,6 +11,7 @@ import torch
 from ddpm_core import captions_of, load_captioned, load_drawings, on_ground
 from ddpm_core.captions import GROUNDS, SPLITS, STYLES
 from ddpm_core.data import data_folder
+from experiments.make_search import OUT, find, rows_of, to_json
 
 FOLDER = data_folder() / "emoji"
 FLUENT = ("flat", "glossy", "ink")  # one drawing in three ways
@@ -289,3 +290,24 @@ def test_all_of_it_is_read_in_three_seconds_of_one_core():
     start = time.process_time()
     load_captioned("emoji", "all", 32, "random")
     assert time.process_time() - start < 6  # 3 s where it was measured, twice that here
+
+
+def test_the_search_box_has_the_words_of_the_set(everything):
+    stored = (FOLDER.parent.parent / OUT).read_text()
+    assert stored == to_json(rows_of(everything[1]))
+    assert len(stored.encode()) < 256 * 1024
+    rows = json.loads(stored)
+    assert len(rows) == 1640 and len({row[0] for row in rows}) == 1640
+    first = {
+        "octopus": "octopus",
+        "문어": "octopus",
+        "문어를": "octopus",
+        "Red Heart": "red heart",
+        "빨간 하트": "red heart",
+        "고양이": "cat",
+        "고양이가": "cat",
+        "새": "bird",
+    }
+    assert {query: find(query, rows)[0][1] for query in first} == first
+    assert {row[1] for row in find("fish animal", rows)} >= {"fish", "tropical fish"}
+    assert find("", rows) == find("brontosauruses", rows) == []
