@@ -272,12 +272,21 @@ def test_lab_is_colour(tmp_path):
     assert red > green + 60  # a > 0
 
 
-def profile(matrix: list[tuple[float, float, float]], gamma: float) -> bytes:
-    """An ICC profile of three primaries (XYZ, D50) and one gamma, written by hand."""
+def profile(matrix: list[tuple[float, float, float]], gamma: float | None) -> bytes:
+    """An ICC profile of three primaries (XYZ, D50) and one curve, written by hand.
+
+    gamma  of it; None: sRGB's own curve, in 256 points
+    """
     fixed = lambda v: struct.pack(">i", round(v * 65536))
     xyz = lambda v: b"XYZ \0\0\0\0" + b"".join(map(fixed, v))
     text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + b"\0" * 78
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    if gamma is None:
+        v = np.arange(256) / 255
+        light = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
+        points = (light * 65535).round().astype(">u2").tobytes()
+        curve = b"curv\0\0\0\0" + struct.pack(">I", 256) + points
+    else:
+        curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
     white = (0.9642, 1.0, 0.8249)
     tags = [(b"desc", text + b"\0" * (-len(text) % 4)), (b"wtpt", xyz(white))]
     tags += [(n, xyz(v)) for n, v in zip((b"rXYZ", b"gXYZ", b"bXYZ"), matrix)]
@@ -313,12 +322,21 @@ def test_a_colour_profile_is_followed(tmp_path, kind, mode):
 
 
 def test_sRGB_itself_changes_nothing(tmp_path):
-    """... in any of its editions."""
+    """... in any of its editions, some of which a conversion would change by a level."""
     own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    for icc in (own, profile(SRGB, 2.2)):
+    other = profile([tuple(v - 0.0003 for v in p) for p in SRGB], None)
+    for icc in (own, other):
         image = seen(tmp_path, Image.fromarray(COLOURS), icc_profile=icc)
-        if icc is own:
-            assert (image == COLOURS.transpose(2, 0, 1)).all()
+        assert (image == COLOURS.transpose(2, 0, 1)).all()
+    converted = ImageCms.profileToProfile(
+        Image.fromarray(COLOURS),
+        ImageCms.ImageCmsProfile(io.BytesIO(other)),
+        ImageCms.createProfile("sRGB"),
+    )
+    apart = abs(np.asarray(converted, int) - COLOURS).max()
+    assert 0 < apart <= 2  # or the test says nothing
+    image = seen(tmp_path, Image.fromarray(COLOURS), icc_profile=profile(SRGB, 1.8))
+    assert abs(image.astype(int) - COLOURS.transpose(2, 0, 1)).max() > 9
 
 
 def test_a_grey_picture_with_a_profile_stays_grey(tmp_path):
@@ -486,6 +504,8 @@ def test_links_in_a_circle_and_to_nothing(tmp_path):
         match=r"1 picture; skipped: 1 linked to nothing \(gone\), 1 linked in a circle",
     ):
         assert values(tmp_path) == [7]
+    (tmp_path / "gone").unlink()
+    (tmp_path / "sub" / "up").unlink()
     (tmp_path / "b.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(ValueError, match="b.png cannot be read as an image"):
         load_images(f"folder:{tmp_path}")
@@ -527,7 +547,7 @@ def test_labels_can_be_left_out(classes):
 
 
 def test_an_unreadable_picture_takes_its_label_along(classes):
-    (classes / "10" / "0.png").write_text("no image")
+    (classes / "10" / "deep" / "2.png").write_text("no image")  # next: another class
     with pytest.warns(UserWarning, match="left out"):
         images, labels = load_images(f"folder:{classes}", skip_unreadable=True)
     value = [2, 3, 1, 0]
