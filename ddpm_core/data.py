@@ -1,6 +1,6 @@
-"""Images in: uint8 tensors (N, C, H, W), checked, from the names of `ddpm train --data`.
+"""Images in: uint8 tensors (N, C, H, W), checked, by the names of `ddpm train`.
 
-How a file becomes pixels: runtime/pictures.py. What is too large for memory: streams.py.
+How a file becomes pixels: runtime/pictures.py. What memory cannot hold: streams.py.
 """
 
 import gzip
@@ -70,21 +70,23 @@ CLASSES = {
 class Source(NamedTuple):
     """Where a data set of the paper is found, and how it is brought to size."""
 
-    hub: (
-        str | None
-    )  # its id on the Hugging Face hub, in parquet files; None: no complete copy is known there
+    # its id on the hub, in parquet files; None: no complete copy is known there
+    hub: str | None
     split: str  # all that the paper trained on
     images: int
-    size: (
-        int | None
-    )  # shorter side resized to this, centre cut out; None: they have their size already
+    # shorter side resized to this, centre cut out; None: they have their size already
+    size: int | None
     labels: bool  # whether the labels found there are labels
     recipe: str = ""  # how to bring a folder of them
 
 
-LSUN = "get it with download.py of github.com/fyu/lsun and write the images of its database into a folder"
-# CIFAR-10: section 4. CelebA-HQ and LSUN at 256 x 256: section 4 and appendix B; celeb_a_hq/256 has 30,000 images, all for training
-# (datasets.py of the official code), and LSUN's training sets hold as many as its publication says.
+LSUN = (
+    "get it with download.py of github.com/fyu/lsun and write the images of its "
+    "database into a folder"
+)
+# CIFAR-10: section 4. CelebA-HQ and LSUN at 256 x 256: section 4 and appendix B;
+# celeb_a_hq/256 has 30,000 images, all for training (datasets.py of the official code),
+# and LSUN's training sets hold as many as its publication says.
 PAPER = {
     "cifar10": Source("uoft-cs/cifar10", "train", 50_000, None, True),
     "celebahq-256": Source(
@@ -115,9 +117,11 @@ PAPER = {
         None, "train", 1_657_266, 256, False, f"{LSUN}: category cat"
     ),
 }
-# "We used random horizontal flips during training for CIFAR10 ... We also used random horizontal flips for all other datasets except
-# LSUN Bedroom." (Appendix B.) They are wrong where left and right mean something: all shoes of Fashion-MNIST point to the left, and a
-# mirrored digit is no digit. Other data sets are flipped unless told otherwise.
+# "We used random horizontal flips during training for CIFAR10 ... We also used random
+# horizontal flips for all other datasets except LSUN Bedroom." (Appendix B.) They are
+# wrong where left and right mean something: all shoes of Fashion-MNIST point to the
+# left, and a mirrored digit is no digit. Other data sets are flipped unless told
+# otherwise.
 FLIP = {
     "fashion-mnist": False,
     "digits": False,
@@ -147,34 +151,36 @@ def load_images(
     grey: bool | None = None,
     ground: Ground = WHITE,
 ) -> tuple[Tensor, Tensor | None]:
-    """Images uint8 (N, C, H, W), and labels LongTensor (N,) or None where there are none.
+    """Images uint8 (N, C, H, W); labels LongTensor (N,), or None if there are none.
 
     name   "fashion-mnist"  28 x 28 grey, 60,000 + 10,000; embedded in data/
-           "digits"         8 x 8 grey, 1,797, from scikit-learn, which must be installed
+           "digits"         8 x 8 grey, 1,797; needs scikit-learn
            "cifar10"        32 x 32 colour, 50,000 + 10,000, as "hub:uoft-cs/cifar10"
            "celebahq-256", "lsun-church-256", "lsun-bedroom-256", "lsun-cat-256"
-                            the paper's other data sets, 256 x 256 colour, no labels; from
-                            the hub where it has all of them, or from a folder of yours:
-                            "lsun-cat-256:<path>"
+                            the paper's other data sets, 256 x 256 colour, no labels;
+                            from the hub where it has all of them, or from a folder of
+                            yours: "lsun-cat-256:<path>"
            "hub:<id>"       any image data set that Hugging Face `datasets` loads
                             (pip install datasets)
-           "folder:<path>"  all images below a folder, of one size. One folder a class (and
-                            no picture beside them) makes labels, in the order of their
-                            names. Hidden files and the system's litter are left out
-    split  "train" or "test"; "digits" keeps its last 360 for the test, and a folder has no
-           splits
-    size   resize the shorter side of images from the hub or a folder to this, and cut out
-           the square in the centre
-    skip_unreadable  leave out images that cannot be read, with a warning that names them
+           "folder:<path>"  all images below a folder, of one size. One folder a class
+                            (and no picture beside them) makes labels, in the order of
+                            their names. Hidden files and the system's litter are left
+                            out
+    split  "train" or "test"; "digits" keeps its last 360 for the test, and a folder has
+           no splits
+    size   resize the shorter side of images from the hub or a folder to this, and cut
+           out the square in the centre
+    skip_unreadable  leave out images that cannot be read, with a warning that names
+                     them
     labels False: leave them out
     grey   True or False: make all images of the hub or a folder grey, or colour; None:
            grey if all of them are
-    ground what transparent pixels of those let through: "white", "#ff8800", 0 to 255, or
-           three of these. How else a file is read: runtime/pictures.py
+    ground what transparent pixels of those let through: "white", "#ff8800", 0 to 255,
+           or three of these. How else a file is read: runtime/pictures.py
 
     class_names tells what the labels are called. Warns of what was skipped in a folder.
-    Raises ValueError for an unknown name or split, for images of different sizes, for one
-    that cannot be read (which it names) and for more than fits into memory;
+    Raises ValueError for an unknown name or split, for images of different sizes, for
+    one that cannot be read (which it names) and for more than fits into memory;
     FileNotFoundError for missing files.
     """
     images, numbers, _ = load_labelled(
@@ -202,7 +208,7 @@ def load_labelled(
     """The images of load_images, with the names of their classes beside the labels."""
     _check_name(name, split)
     _check_side(size)
-    check_ground(ground)
+    ground = check_ground(ground)
     if name in ("fashion-mnist", "digits"):
         images, numbers = (_fashion_mnist if name[0] == "f" else _digits)(split)
         return Labelled(images, *((numbers, CLASSES[name]) if labels else (None, None)))
@@ -216,7 +222,7 @@ def load_labelled(
 def class_names(name: str, split: str = "train") -> tuple[str, ...] | None:
     """What the labels of a data set are called, in order; None if it has no such names.
 
-    name, split and errors as in load_images. Of the hub no more is fetched than it takes.
+    name, split, errors: see load_images. No more is fetched than it takes.
     """
     _check_name(name, split)
     if name in CLASSES:
@@ -244,7 +250,7 @@ class _Reading(NamedTuple):
 def find_source(
     name: str, split: str, size: int | None
 ) -> tuple[str, str, str, int | None, bool]:
-    """A name of a data set from the hub or a folder -> "hub" or "folder", its id or path, its split, size, and whether it has labels."""
+    """A name -> "hub" or "folder", its id or path, split, size, if it has labels."""
     _check_name(name, split)
     _check_side(size)
     kind, _, path = name.partition(":")
@@ -253,14 +259,16 @@ def find_source(
     if kind not in PAPER:
         names = ", ".join(f'"{known}"' for known in ("fashion-mnist", "digits", *PAPER))
         raise ValueError(
-            f'unknown data set {name!r}; wanted {names}, "hub:<data set id>" or "folder:<path>"'
+            f'unknown data set {name!r}; wanted {names}, "hub:<data set id>" or '
+            '"folder:<path>"'
         )
     source = PAPER[kind]
     if path:
         return "folder", path, split, size or source.size, False
     if source.hub is None:
         raise FileNotFoundError(
-            f'no complete copy of "{kind}" is known on the hub; {source.recipe}. Then name it "{kind}:<path>"'
+            f'no complete copy of "{kind}" is known on the hub; {source.recipe}. Then '
+            f'name it "{kind}:<path>"'
         )
     return (
         "hub",
@@ -291,28 +299,33 @@ def _check_side(size: int | None) -> None:
 
 
 def to_model_range(images: Tensor) -> Tensor:
-    """uint8 [0, 255] -> float32 [-1, 1]: x / 127.5 - 1, the scaling of the paper's section 3.3. Raises TypeError unless uint8."""
+    """uint8 [0, 255] -> float32 [-1, 1]: x / 127.5 - 1. (Section 3.3)
+
+    Raises TypeError unless uint8.
+    """
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         raise TypeError(f"images are {_kind(images)}; wanted a uint8 tensor, 0 to 255")
     return images.to(torch.float32) / 127.5 - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """float [-1, 1] -> uint8 [0, 255], rounded and clamped; the exact inverse of to_model_range on the 8-bit grid.
+    """float [-1, 1] -> uint8 [0, 255], rounded and clamped.
 
+    The exact inverse of to_model_range on the 8-bit grid.
     Raises TypeError unless float, ValueError for NaN.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"x is {_kind(x)}; wanted a tensor of floats in [-1, 1]")
     if x.isnan().any():
         raise ValueError(
-            "x contains NaN; wanted floats in [-1, 1]. A model that answers NaN has usually diverged: lower its learning rate"
+            "x contains NaN; wanted floats in [-1, 1]. A model that answers NaN has "
+            "usually diverged: lower its learning rate"
         )
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def check_uint8_images(images: Tensor, labels: Tensor | None = None) -> None:
-    """Raise unless images are uint8 (N, C, H, W) with N >= 1 and labels, if any, LongTensor (N,)."""
+    """Raise unless images are uint8 (N, C, H, W), N >= 1; labels LongTensor (N,)."""
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         raise TypeError(
             f"images are {_kind(images)}; wanted a uint8 tensor (N, C, H, W): "
@@ -320,7 +333,8 @@ def check_uint8_images(images: Tensor, labels: Tensor | None = None) -> None:
         )
     if images.ndim != 4 or not images.numel():
         raise ValueError(
-            f"images have shape {tuple(images.shape)}; wanted (N, C, H, W) with at least one image"
+            f"images have shape {tuple(images.shape)}; wanted (N, C, H, W) with at "
+            "least one image"
         )
     if labels is not None and not isinstance(labels, Tensor):
         raise TypeError(
@@ -330,7 +344,8 @@ def check_uint8_images(images: Tensor, labels: Tensor | None = None) -> None:
         labels.dtype != torch.int64 or labels.shape != images.shape[:1]
     ):
         raise ValueError(
-            f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}; wanted a LongTensor ({len(images)},)"
+            f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}; wanted "
+            f"a LongTensor ({len(images)},)"
         )
 
 
@@ -343,7 +358,7 @@ def _kind(x: object) -> str:
 
 
 def data_folder() -> Path:
-    """Where data/ is: $DDPM_DATA, or beside the package, as in a clone of the repository, or in the working folder."""
+    """Where data/ is: $DDPM_DATA, or beside the package, or in the working folder."""
     if told := os.environ.get("DDPM_DATA"):
         return Path(told)
     beside = Path(__file__).resolve().parent.parent / "data"
@@ -355,7 +370,8 @@ def _fashion_mnist(split: str) -> tuple[Tensor, Tensor]:
     sums = folder / "SHA256SUMS"
     if not sums.is_file():
         raise FileNotFoundError(
-            f"no Fashion-MNIST in {folder}; work in a clone of the repository, which contains it, "
+            f"no Fashion-MNIST in {folder}; work in a clone of the repository, which "
+            "contains it, "
             "or set DDPM_DATA to its data/ folder"
         )
     wanted = {
@@ -370,14 +386,21 @@ def _fashion_mnist(split: str) -> tuple[Tensor, Tensor]:
 
 
 def _read_idx(path: Path, wanted: dict[str, str]) -> Tensor:
-    """One IDX file: a big-endian header (two zeros, type 8 = uint8, number of dimensions, sizes), then the bytes."""
-    remedy = f"restore it with: git checkout -- {path.parent.name}/{path.name} (in the repository's data/ folder)"
+    """One IDX file: a big-endian header, then the bytes.
+
+    The header: two zeros, type 8 = uint8, number of dimensions, sizes.
+    """
+    remedy = (
+        f"restore it with: git checkout -- {path.parent.name}/{path.name} (in the "
+        "repository's data/ folder)"
+    )
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {remedy}")
     packed = path.read_bytes()
     if hashlib.sha256(packed).hexdigest() != wanted.get(path.name):
         raise ValueError(
-            f"{path} ({len(packed)} bytes) is damaged: its SHA-256 is not the one in {path.parent.name}/SHA256SUMS; {remedy}"
+            f"{path} ({len(packed)} bytes) is damaged: its SHA-256 is not the one in "
+            f"{path.parent.name}/SHA256SUMS; {remedy}"
         )
     try:
         raw = gzip.decompress(packed)
@@ -395,7 +418,8 @@ def _digits(split: str) -> tuple[Tensor, Tensor]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise FileNotFoundError(
-            '"digits" comes with scikit-learn, which is not installed; run: pip install scikit-learn'
+            '"digits" comes with scikit-learn, which is not installed; run: pip '
+            "install scikit-learn"
         ) from error
     digits = load_digits()
     images = (
@@ -413,12 +437,16 @@ def _digits(split: str) -> tuple[Tensor, Tensor]:
 def open_hub(
     name: str, split: str, streaming: bool = False
 ) -> tuple[Any, str, str | None]:
-    """Rows of a data set on the hub, or in a folder of parquet files; the names of its columns of images and of labels (or None)."""
+    """Rows of a data set, and its columns of images and of labels (or None).
+
+    It is on the hub, or in a folder of parquet files.
+    """
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise FileNotFoundError(
-            f'"hub:{name}" needs Hugging Face datasets, which is not installed; run: pip install datasets'
+            f'"hub:{name}" needs Hugging Face datasets, which is not installed; run: '
+            "pip install datasets"
         ) from error
     try:
         rows = load_dataset(
@@ -426,14 +454,18 @@ def open_hub(
         )  # without trust_remote_code: nothing from the hub is executed
     except Exception as error:
         raise FileNotFoundError(
-            f'"hub:{name}" ({split}) could not be loaded: {error}; wanted the id of a data set on the hub and a network, '
+            f'"hub:{name}" ({split}) could not be loaded: {error}; wanted the id of a '
+            "data set on the hub and a network, "
             'or a copy of its images as "folder:<path>"'
         ) from error
     return rows, *find_columns(rows, f'"hub:{name}"')
 
 
 def find_columns(rows: Any, name: str) -> tuple[str, str | None]:
-    """The column of images and that of labels, if any. Images are left as bytes, so that what is passed over is not decoded."""
+    """The column of images and that of labels, if any.
+
+    Images are left as bytes, so that what is passed over is not decoded.
+    """
     from datasets import Image
 
     pictures = [
@@ -441,7 +473,8 @@ def find_columns(rows: Any, name: str) -> tuple[str, str | None]:
     ]
     if not pictures:
         raise ValueError(
-            f"{name} has no column of images; its columns are {sorted(rows.features or {})}"
+            f"{name} has no column of images; its columns are "
+            f"{sorted(rows.features or {})}"
         )
     return pictures[0], next(
         (key for key in ("label", "labels", "fine_label") if key in rows.features), None
@@ -479,7 +512,7 @@ def _hub(name: str, split: str, reading: _Reading) -> Labelled:
 def _numbered(
     name: str, found: list[Any], names: tuple[str, ...] | None, label: str
 ) -> tuple[Tensor | None, tuple[str, ...] | None]:
-    """Labels as numbers from 0 on, and their names: words are numbered in their order."""
+    """Labels as numbers from 0 on, and their names; words are numbered in order."""
     if all(y is None or y == -1 for y in found):
         return None, None  # -1 and nothing: what a data set says for "not labelled"
     if all(isinstance(y, str) for y in found):
@@ -496,7 +529,7 @@ def _numbered(
 
 
 def look_into(folder: Path) -> Found:
-    """The pictures below a folder; a warning says how many files were skipped, and why."""
+    """The pictures below a folder; a warning tells what was skipped, and why."""
     found = find_images(folder)
     if (note := found.note()) and distributed.rank() == 0:
         n = len(found.paths)

@@ -1,17 +1,20 @@
-"""Weights in and out of diffusers: its UNet2DModel, with the right arguments, is our UNet with other names on its tensors.
+"""Weights in and out of diffusers.
 
-    ddpm-cifar10-32/                            a folder that to_diffusers writes, laid out like the published google/ddpm-cifar10-32
-        config.json                             the arguments of the network
-        diffusion_pytorch_model.safetensors     its weights
-        model_index.json                        makes the folder a DDPMPipeline
-        scheduler/scheduler_config.json         beta_1 to beta_T, and how the pipeline samples
+Its UNet2DModel, with the right arguments, is our UNet with other names on its tensors.
 
-What says the same in other words is read, too: EMAModel's folders, rounded variants, shards,
-sub-folders, [cos | sin] for [sin | cos], levels without attention on one of the two ways, no
-middle. What is another network is refused, and the difference named.
+    ddpm-cifar10-32/                         a folder that to_diffusers writes, as the
+                                             published google/ddpm-cifar10-32 is
+        config.json                          the arguments of the network
+        diffusion_pytorch_model.safetensors  its weights
+        model_index.json                     makes the folder a DDPMPipeline
+        scheduler/scheduler_config.json      beta_1 to beta_T, and how it samples
 
-Only JSON and tensors are exchanged: diffusers is never imported, and huggingface_hub only to
-fetch a hub id.
+What says the same in other words is read, too: EMAModel's folders, rounded variants,
+shards, sub-folders, [cos | sin] for [sin | cos], levels without attention on one of the
+two ways, no middle. What is another network is refused, and the difference named.
+
+Only JSON and tensors are exchanged: diffusers is never imported, and huggingface_hub
+only to fetch a hub id.
 """
 
 import json
@@ -45,7 +48,8 @@ WRITTEN = {
 }
 MARK = "_ddpm_core"  # in config.json: diffusers ignores what begins with an underscore
 
-# The arguments of UNet2DModel that must have one value for the network to be ours: what a missing one means there, and what it must be.
+# The arguments of UNet2DModel that must have one value for the network to be ours: what
+# a missing one means there, and what it must be.
 FIXED: dict[str, tuple[Any, ...]] = {
     "center_input_sample": (False, False),
     "time_embedding_type": ("positional", "positional"),
@@ -62,9 +66,11 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "resnet_time_scale_shift": ("default", "default"),
     "class_embed_type": (None, None),
 }
-# The others, and what a missing one means. The trap: to the class a missing attention_head_dim is 8, that is 32 heads for 256 channels,
-# with tensors of the same shapes and another result. But whoever saves a network writes every argument, so it is missing only from
-# files older than that default; in them, as in the published ones that say null, attention has one head.
+# The others, and what a missing one means. The trap: to the class a missing
+# attention_head_dim is 8, that is 32 heads for 256 channels, with tensors of the same
+# shapes and another result. But whoever saves a network writes every argument, so it is
+# missing only from files older than that default; in them, as in the published ones
+# that say null, attention has one head.
 FREE: dict[str, Any] = {
     "sample_size": None,
     "in_channels": 3,
@@ -94,8 +100,8 @@ AVERAGE = {
     "update_after_step",
     "use_ema_warmup",
 }
-# Schedulers of one forward process, q with beta_1 to beta_T, and what a missing entry means
-# to all of them. How they sample is the caller's choice, and is not read.
+# Schedulers of one forward process, q with beta_1 to beta_T, and what a missing entry
+# means to all of them. How they sample is the caller's choice, and is not read.
 SCHEDULERS = {
     "DDPMScheduler",
     "DDPMParallelScheduler",
@@ -156,29 +162,29 @@ def from_diffusers(
 
     In eval mode, float32, on the CPU.
 
-    path_or_hub_id  a folder with config.json and diffusion_pytorch_model.safetensors (or
-                    .bin, or shards), or a pipeline that has it in unet/; or a hub id such as
-                    "google/ddpm-cifar10-32", which is fetched with huggingface_hub (143 MB)
-                    and kept in its cache
-    no_label        of a network with labels. True: its last one stands for "no label", as
-                    ours has it; False: all of them are labels, so always pass one, and no
-                    guidance: the row for "no label" is zeros, which nobody has trained.
-                    A folder that to_diffusers wrote says so itself; of any other only its
-                    author knows
+    path_or_hub_id  a folder with config.json and diffusion_pytorch_model.safetensors
+                    (or .bin, or shards), or a pipeline that has it in unet/; or a hub
+                    id such as "google/ddpm-cifar10-32", which is fetched with
+                    huggingface_hub (143 MB) and kept in its cache
+    no_label        of a network with labels. True: its last one stands for "no label",
+                    as ours has it; False: all of them are labels, so always pass one,
+                    and no guidance: the row for "no label" is zeros, which nobody has
+                    trained. A folder that to_diffusers wrote says so itself; of any
+                    other only its author knows
     subfolder       where the network is, if not in the folder itself or in unet/
-    variant         such as "fp16", of the files' names; None: the whole precision, or the
-                    rounded copy where it is all there is
+    variant         such as "fp16", of the files' names; None: the whole precision, or
+                    the rounded copy where it is all there is
 
-    unet(x_t, t) is diffusers' model(x_t, t - 1): t is the paper's 1..T, theirs is 0..T-1.
-    The schedule is not part of a network; pipeline_from_diffusers reads it. Warns if the one
-    that lies beside is not the paper's linear_schedule(). The dropout is what config.json
-    says: 0 in the published ones, the paper's is 0.1.
+    unet(x_t, t) is diffusers' model(x_t, t - 1): t is the paper's 1..T, theirs is
+    0..T-1. The schedule is not part of a network; pipeline_from_diffusers reads it.
+    Warns if the one that lies beside is not the paper's linear_schedule(). The dropout
+    is what config.json says: 0 in the published ones, the paper's is 0.1.
 
     A .bin is a pickle: of it only tensors are read, nothing is executed.
-    Raises FileNotFoundError if there is no such folder and no network to fetch it, and says
-    how to bring it; ValueError for a folder that is damaged or foreign, for every argument
-    that our UNet does not have, and for missing, surplus and misshapen tensors: all are
-    named.
+    Raises FileNotFoundError if there is no such folder and no network to fetch it, and
+    says how to bring it; ValueError for a folder that is damaged or foreign, for every
+    argument that our UNet does not have, and for missing, surplus and misshapen
+    tensors: all are named.
     """
     top, folder = _find(path_or_hub_id, subfolder, variant)
     file = _scheduler_file(top, folder)
@@ -216,10 +222,11 @@ def pipeline_from_diffusers(
 ) -> Pipeline:
     """The network of a pipeline's folder as a model, and the pipeline's own schedule.
 
-    Arguments as in from_diffusers. The schedule is read from scheduler_config.json: linear,
-    scaled_linear (linear in sqrt(beta)), squaredcos_cap_v2 (cosine_schedule), sigmoid, or
-    listed betas. A network that predicts x_0 ("sample") comes inside as_eps_model. How the
-    pipeline samples (variance, steps, clipping) is not read: say it to sample().
+    Arguments as in from_diffusers. The schedule is read from scheduler_config.json:
+    linear, scaled_linear (linear in sqrt(beta)), squaredcos_cap_v2 (cosine_schedule),
+    sigmoid, or listed betas. A network that predicts x_0 ("sample") comes inside
+    as_eps_model. How the pipeline samples (variance, steps, clipping) is not read: say
+    it to sample().
 
     Raises what from_diffusers raises; FileNotFoundError where no schedule is said, and
     ValueError for one that is no Schedule, which it names: nothing is guessed.
@@ -228,7 +235,8 @@ def pipeline_from_diffusers(
     file = _scheduler_file(top, folder)
     if file is None:
         raise FileNotFoundError(
-            f"no scheduler/scheduler_config.json or scheduler_config.json in {top}; wanted "
+            f"no scheduler/scheduler_config.json or scheduler_config.json in {top}; "
+            "wanted "
             "the schedule that the network was trained with: if you know it, say "
             "from_diffusers(...) and bring it yourself"
         )
@@ -245,7 +253,8 @@ def _read_network(folder: Path, no_label: bool | None, variant: str | None) -> U
         no_label = True
     elif labels is not None and no_label is None:
         raise ValueError(
-            f"{about} says num_class_embeds = {labels}, but not whether the last of these "
+            f"{about} says num_class_embeds = {labels}, but not whether the last of "
+            "these "
             "labels stands for no label, as ours does; if so, say from_diffusers(..., "
             "no_label=True), and no_label=False if all of them are labels"
         )
@@ -288,7 +297,7 @@ def _read_network(folder: Path, no_label: bool | None, variant: str | None) -> U
 
 
 def _scheduler_file(top: Path, folder: Path) -> Path | None:
-    """Where a pipeline says its schedule, also if only its network's folder was named."""
+    """Where a pipeline says its schedule; its network's folder may have been named."""
     above = folder.absolute().parent
     tops = [top] + [above] * (above / "model_index.json").is_file()
     for at in tops:
@@ -331,7 +340,8 @@ def _read_schedule(file: Path) -> tuple[Schedule, str]:
         wrong.append(f"trained_betas has {len(listed)} entries, wanted {T}")
     if not numbers:
         wrong.append(
-            f"beta_start = {first!r}, beta_end = {last!r}, or an entry of trained_betas: "
+            f"beta_start = {first!r}, beta_end = {last!r}, or an entry of "
+            "trained_betas: "
             "wanted numbers between 0 and 1"
         )
     if listed is None and str(kind) not in BETAS:
@@ -366,25 +376,31 @@ BETAS: dict[
 def to_diffusers(
     unet: UNet, path: str | Path, schedule: Schedule | None = None
 ) -> Path:
-    """Write the folder `path`, which UNet2DModel.from_pretrained and DDPMPipeline.from_pretrained load: all of it or none of it.
+    """Write a folder for UNet2DModel and DDPMPipeline: all of it or none of it.
 
-    unet      that predicts eps. Its labels become class_labels, the last of which is "no label"; DDPMPipeline itself passes none, so
-              only a network without labels can be sampled by it
+    unet      that predicts eps. Its labels become class_labels, the last of which is
+              "no label"; DDPMPipeline itself passes none, so only a network without
+              labels can be sampled by it
     schedule  that it was trained with; None: the paper's linear_schedule()
-    -> path. The pipeline samples like sample(unet, schedule, ...): variance "beta", x0_hat clipped, fewer steps spread from T to 1
+    -> path. The pipeline samples like sample(unet, schedule, ...): variance "beta",
+    x0_hat clipped, fewer steps spread from T to 1
 
     Replaces a folder that to_diffusers wrote, and no other.
-    Raises TypeError for another model, ValueError for a UNet that UNet2DModel cannot be (learn_variance, a first multiplier other than 1)
-    and for a path where something else is, OSError (disk full, read-only) after which what stood at `path` stands there still.
+    Raises TypeError for another model, ValueError for a UNet that UNet2DModel cannot be
+    (learn_variance, a first multiplier other than 1) and for a path where something
+    else is, OSError (disk full, read-only) after which what stood at `path` stands
+    there still.
     """
     if not isinstance(unet, UNet):
         raise TypeError(
-            f"unet is a {type(unet).__name__}; wanted a UNet that predicts eps (the one inside: .module, .network or ._orig_mod)"
+            f"unet is a {type(unet).__name__}; wanted a UNet that predicts eps (the "
+            "one inside: .module, .network or ._orig_mod)"
         )
     schedule = linear_schedule() if schedule is None else schedule
     if not isinstance(schedule, Schedule):
         raise TypeError(
-            f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as linear_schedule()"
+            f"schedule is a {type(schedule).__name__}; wanted a Schedule, such as "
+            "linear_schedule()"
         )
     path = _path(path).absolute()
     _check_free(path)
@@ -429,7 +445,8 @@ def to_diffusers(
         if old.exists() and not path.exists():
             old.rename(path)
         raise OSError(
-            f"the folder {path} could not be written ({error}); what was there before is untouched. "
+            f"the folder {path} could not be written ({error}); what was there before "
+            "is untouched. "
             "Free some space or choose another folder"
         ) from error
     shutil.rmtree(old, ignore_errors=True)
@@ -439,11 +456,11 @@ def to_diffusers(
 def _find(
     path_or_hub_id: str | Path, subfolder: str | None, variant: str | None
 ) -> tuple[Path, Path]:
-    """The folder itself, or where the hub id has been fetched to; and the network's in it."""
+    """The folder, or where the hub id has been fetched to; and the network's in it."""
     if not isinstance(path_or_hub_id, (str, Path)):
         raise TypeError(
-            f"path_or_hub_id is a {type(path_or_hub_id).__name__}; wanted a folder or a "
-            "hub id such as 'google/ddpm-cifar10-32'"
+            f"path_or_hub_id is a {type(path_or_hub_id).__name__}; wanted a folder or "
+            "a hub id such as 'google/ddpm-cifar10-32'"
         )
     for name, value in (("subfolder", subfolder), ("variant", variant)):
         inside = isinstance(value, str) and ".." not in value and value[:1] not in "/\\"
@@ -505,7 +522,8 @@ def _fetch(hub_id: str, subfolder: str | None, variant: str | None) -> Path:
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
             f"{hub_id!r} is no folder here, and could not be fetched from the Hugging "
-            f"Face hub: {reason}. Where there is a network: pip install huggingface_hub; "
+            f"Face hub: {reason}. Where there is a network: pip install "
+            "huggingface_hub; "
             f"hf download {hub_id} --local-dir {local} (before its version 1: "
             "huggingface-cli download, likewise). Then bring the folder here and say "
             f"from_diffusers({local!r})"
@@ -563,7 +581,8 @@ def _arguments(config: dict[str, Any], no_label: bool = True) -> dict[str, Any]:
     for name, (default, *wanted) in FIXED.items():
         if config.get(name, default) not in wanted:
             wrong.append(
-                f"{name} = {config.get(name, default)!r}{'' if name in config else ' (being missing)'}, wanted {wanted[0]!r}"
+                f"{name} = {config.get(name, default)!r}"
+                f"{'' if name in config else ' (being missing)'}, wanted {wanted[0]!r}"
             )
     c = FREE | config
     size = c["sample_size"]
@@ -582,7 +601,8 @@ def _arguments(config: dict[str, Any], no_label: bool = True) -> dict[str, Any]:
         or widths[0] < 4
     ):
         wrong.append(
-            f"block_out_channels = {widths!r}, wanted multiples of the first, which is even and at least 4"
+            f"block_out_channels = {widths!r}, wanted multiples of the first, which is "
+            "even and at least 4"
         )
         widths = []
     if (
@@ -591,7 +611,8 @@ def _arguments(config: dict[str, Any], no_label: bool = True) -> dict[str, Any]:
         or not all(d in ("DownBlock2D", "AttnDownBlock2D") for d in down)
     ):
         wrong.append(
-            f"down_block_types = {down!r}, wanted DownBlock2D or AttnDownBlock2D for each of block_out_channels"
+            f"down_block_types = {down!r}, wanted DownBlock2D or AttnDownBlock2D for "
+            "each of block_out_channels"
         )
     elif (
         not isinstance(up, list)
@@ -626,7 +647,8 @@ def _arguments(config: dict[str, Any], no_label: bool = True) -> dict[str, Any]:
             wrong.append(f"{name} = {c[name]!r}, wanted true or false")
     if c["out_channels"] != c["in_channels"]:
         wrong.append(
-            f"out_channels = {c['out_channels']!r}, wanted in_channels = {c['in_channels']!r}: eps_hat, and no variance of another kind"
+            f"out_channels = {c['out_channels']!r}, wanted in_channels = "
+            f"{c['in_channels']!r}: eps_hat, and no variance of another kind"
         )
     if (
         isinstance(c["dropout"], bool)
@@ -638,17 +660,20 @@ def _arguments(config: dict[str, Any], no_label: bool = True) -> dict[str, Any]:
         )
     if c["attn_norm_num_groups"] not in (None, c["norm_num_groups"]):
         wrong.append(
-            f"attn_norm_num_groups = {c['attn_norm_num_groups']!r}, wanted null or norm_num_groups = {c['norm_num_groups']!r}"
+            f"attn_norm_num_groups = {c['attn_norm_num_groups']!r}, wanted null or "
+            f"norm_num_groups = {c['norm_num_groups']!r}"
         )
     if widths and c["time_embedding_dim"] not in (None, 4 * widths[0]):
         wrong.append(
-            f"time_embedding_dim = {c['time_embedding_dim']!r}, wanted null or {4 * widths[0]}"
+            f"time_embedding_dim = {c['time_embedding_dim']!r}, wanted null or "
+            f"{4 * widths[0]}"
         )
     if c["num_class_embeds"] is not None and not (
         _whole(c["num_class_embeds"]) and c["num_class_embeds"] > no_label
     ):
         wrong.append(
-            f"num_class_embeds = {c['num_class_embeds']!r}, wanted null, or the number of labels and one for no label"
+            f"num_class_embeds = {c['num_class_embeds']!r}, wanted null, or the number "
+            "of labels and one for no label"
         )
     if wrong:
         raise ValueError("; ".join(wrong))
@@ -670,7 +695,10 @@ def _whole(value: object) -> bool:
 
 
 def _config(unet: UNet) -> dict[str, Any]:
-    """The config of a UNet2DModel that is this UNet. Raises ValueError that names what would be lost."""
+    """The config of a UNet2DModel that is this UNet.
+
+    Raises ValueError that names what would be lost.
+    """
     c: dict[str, Any] = unet.config
     kinds = [
         "Attn" * (c["image_size"] // 2**i in c["attention"]) + "DownBlock2D"
@@ -695,7 +723,7 @@ def _config(unet: UNet) -> dict[str, Any]:
             dropout=c["dropout"],
             norm_num_groups=c["groups"],
             flip_sin_to_cos=False,
-            attention_head_dim=None,  # one head: not to be left out, which is 8 in most releases
+            attention_head_dim=None,  # one head; left out, it is 8 in most releases
         )
     )
     if c["classes"]:
@@ -713,8 +741,10 @@ def _config(unet: UNet) -> dict[str, Any]:
     }
     if lost:
         raise ValueError(
-            f"UNet({', '.join(f'{name}={value!r}' for name, value in lost.items())}, ...) is no UNet2DModel, which answers with "
-            "as many channels as it is given and whose first level is as wide as its embedding"
+            f"UNet({', '.join(f'{name}={value!r}' for name, value in lost.items())}, "
+            "...) is no UNet2DModel, which answers with "
+            "as many channels as it is given and whose first level is as wide as its "
+            "embedding"
         )
     return config
 
@@ -737,13 +767,14 @@ def _scheduler_config(schedule: Schedule) -> dict[str, Any]:
         "clip_sample": True,
         "clip_sample_range": 1.0,
         "prediction_type": "epsilon",
-        "timestep_spacing": "linspace",  # from T to 1, as respace does; "leading" would never visit T
+        # from T to 1, as respace does; "leading" would never visit T
+        "timestep_spacing": "linspace",
         "steps_offset": 0,
     }
 
 
 def _check_free(path: Path) -> None:
-    """Raise unless there is nothing at path, an empty folder, or what to_diffusers wrote and nobody has changed since."""
+    """Raise unless path is free, an empty folder, or what to_diffusers wrote."""
     if path.is_dir():
         inside = {file.relative_to(path).as_posix() for file in path.rglob("*")}
         about = _read_json(path / "config.json") if "config.json" in inside else {}
@@ -751,13 +782,18 @@ def _check_free(path: Path) -> None:
             inside <= WRITTEN and MARK in about and "_diffusers_version" not in about
         ):  # which diffusers adds when it saves
             return
-        found = f"the folder {path} holds {', '.join(sorted(inside - WRITTEN)[:5]) or 'a model'}, which to_diffusers did not write"
+        found = (
+            f"the folder {path} holds "
+            f"{', '.join(sorted(inside - WRITTEN)[:5]) or 'a model'}, which "
+            "to_diffusers did not write"
+        )
     elif path.exists() or path.is_symlink():
         found = f"{path} is a file"
     else:
         return
     raise ValueError(
-        f"{found}, and nothing was changed; wanted a new folder, or one that to_diffusers wrote"
+        f"{found}, and nothing was changed; wanted a new folder, or one that "
+        "to_diffusers wrote"
     )
 
 
@@ -790,7 +826,8 @@ def _check_fit(
         if names:
             problems.append(f"{what} {_some(sorted(names))}")
     misshapen = [
-        f"{name} of {weights[name].dtype} {tuple(weights[name].shape)} where floats {tuple(tensor.shape)} were wanted"
+        f"{name} of {weights[name].dtype} {tuple(weights[name].shape)} where floats "
+        f"{tuple(tensor.shape)} were wanted"
         for name, tensor in wanted.items()
         if name in weights
         and (
@@ -801,7 +838,8 @@ def _check_fit(
         problems.append(f"has {_some(misshapen)}")
     if problems:
         raise ValueError(
-            f"{file} {' and '.join(problems)}; it does not fit its config.json: take another copy of both"
+            f"{file} {' and '.join(problems)}; it does not fit its config.json: take "
+            "another copy of both"
         )
 
 

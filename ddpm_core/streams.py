@@ -1,10 +1,11 @@
-"""Images that do not fit into memory: batch after batch, shuffled, resumed in the middle.
+"""Images that memory cannot hold: batch after batch, shuffled, resumed in the middle.
 
-A folder is shuffled as a whole, in the same order in which `train` takes images that are in
-memory; so any batch can be had by its number, and a resumed run goes on exactly, on any
-number of ranks. A stream from the hub is read from its beginning and shuffled within a
-buffer; to go on, it is read again up to the place where it stopped (without decoding), on
-the same number of ranks. Each picture becomes the same pixels as in memory (load_images).
+A folder is shuffled as a whole, in the same order in which `train` takes images that
+are in memory; so any batch can be had by its number, and a resumed run goes on exactly,
+on any number of ranks. A stream from the hub is read from its beginning and shuffled
+within a buffer; to go on, it is read again up to the place where it stopped (without
+decoding), on the same number of ranks. Each picture becomes the same pixels as in
+memory (load_images).
 """
 
 import os
@@ -48,7 +49,10 @@ Batch = tuple[Tensor, Tensor | None]  # uint8 (B, C, H, W), LongTensor (B,)
 
 @dataclass
 class Stream:
-    """Batches without end, for `train` in the place of images, or for a loop. Under torchrun: this rank's parts of the batches."""
+    """Batches without end, for `train` in the place of images, or for a loop.
+
+    Under torchrun: this rank's parts of the batches.
+    """
 
     batches: Callable[
         [int, list[list[int]] | None], Iterator[Batch]
@@ -78,7 +82,7 @@ def load_stream(
     buffer: int = 1000,
     workers: int | None = None,
 ) -> Stream:
-    """The images of a data set, of any number, in batches, with their labels if it has any.
+    """The images of a data set, of any number, in batches, with labels if it has any.
 
     name        "folder:<path>", "hub:<data set id>", or one of the paper's: "cifar10",
                 "celebahq-256", ... (see load_images, also for what has labels)
@@ -95,8 +99,8 @@ def load_stream(
     workers     processes that read a folder's files; None: none on a CPU, which trains
                 meanwhile, up to 8 beside a GPU
 
-    Raises ValueError for what is not there or cannot be read, and for images of different
-    sizes; FileNotFoundError for missing files.
+    Raises ValueError for what is not there or cannot be read, and for images of
+    different sizes; FileNotFoundError for missing files.
     """
     where, path, splits, size, labelled = find_source(name, split, size)
     if where == "folder":
@@ -127,7 +131,7 @@ def load_stream(
 
 
 def must_stream(name: str, size: int | None) -> bool:
-    """Whether a folder, or one of the paper's data sets, has more images than fit into memory."""
+    """Whether memory cannot hold a folder, or one of the paper's data sets."""
     where, path, _, size, _ = (
         find_source(name, "train", size)
         if name.partition(":")[0] in ("folder", *PAPER)
@@ -151,7 +155,9 @@ def order(
     part: range | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[Tensor]:
-    """Numbers of the images in batches start, start + 1, ...: pass after pass over all n, each in an order of its own, nothing left out.
+    """Numbers of the images in batches start, start + 1, ...
+
+    Pass after pass over all n, each in an order of its own, nothing left out.
 
     part  of every batch that is wanted; None: all of it
     """
@@ -289,7 +295,10 @@ def _collate(items: list[Item]) -> tuple[Tensor, Tensor] | str:
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the training ends its step first, for which it may want one more batch."""
+    """Ctrl-C reaches all processes of a terminal.
+
+    The training ends its step first, for which it may want one more batch.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -309,8 +318,9 @@ def stream_rows(
 ) -> Stream:
     """The images of a `datasets` data set, such as load_dataset(..., streaming=True).
 
-    Arguments and errors as in `load_stream`. A column of labels without names of classes
-    is left out, with a warning: of plain numbers nobody knows how many there are.
+    Arguments and errors as in `load_stream`. A column of labels without names of
+    classes is left out, with a warning: of plain numbers nobody knows how many there
+    are.
     """
     from datasets import Image, IterableDataset
     from datasets.distributed import split_dataset_by_node
@@ -337,7 +347,10 @@ def stream_rows(
     def pictures(rows: Any, start: int) -> "Iterator[tuple[int, str, Picture, int]]":
         """Number, name, image and label of the rows from number `start` on."""
         for number, row in enumerate(islice(rows, start, None), start):
-            called = f"{name}, {row[column].get('path') or 'image'} (row {number} of this pass)"
+            called = (
+                f"{name}, {row[column].get('path') or 'image'} (row {number} of this "
+                "pass)"
+            )
             try:
                 picture = read_image(row[column], called, ground)
             except ValueError as error:
@@ -366,7 +379,8 @@ def stream_rows(
             passed = 1 + max((passed for passed, _ in places), default=0)
             if distributed.rank() == 0:
                 warnings.warn(
-                    f"{name} goes on with a new pass over its images, not where it stopped: the checkpoint has the places of "
+                    f"{name} goes on with a new pass over its images, not where it "
+                    "stopped: the checkpoint has the places of "
                     f"{len(places)} processes, and now there are {ranks}",
                     stacklevel=2,
                 )
@@ -385,7 +399,8 @@ def stream_rows(
                     taken, numbers = [], []
             if empty:
                 raise ValueError(
-                    f"{name} has no image for rank {distributed.rank()} of {distributed.size()}; wanted at least one for each"
+                    f"{name} has no image for rank {distributed.rank()} of "
+                    f"{distributed.size()}; wanted at least one for each"
                 )
             passed, row = passed + 1, 0
 
@@ -401,7 +416,7 @@ class Look:
     size: int | None  # to resize to
     sides: tuple[int, int]  # width and height
     grey: bool
-    converted: bool  # whether the other kind, colour or grey, becomes this one, because the user said so
+    converted: bool  # whether the user said so, and the other kind becomes this one
 
     @staticmethod
     def of(
@@ -427,7 +442,8 @@ class Look:
         if self.grey and not self.converted and not is_grey(picture):
             raise ValueError(
                 f"{name} is in colour but {self.first} is grey; wanted one kind: "
-                "grey=False (--no-grey) makes all of them colour, grey=True (--grey) grey"
+                "grey=False (--no-grey) makes all of them colour, grey=True "
+                "(--grey) grey"
             )
         return to_tensor(picture, self.grey)
 

@@ -414,7 +414,7 @@ def test_a_loader_that_cannot_go_on_says_so(tmp_path):
     run(small_unet(), loader, steps=1, out=tmp_path / "r")
     with pytest.warns(
         UserWarning,
-        match="it starts from its beginning; tensors, a function step -> batch,",
+        match="it starts from its beginning; tensors and folders go on exactly",
     ):
         run(small_unet(), loader, steps=2, out=tmp_path / "r", resume=True)
 

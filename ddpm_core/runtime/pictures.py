@@ -1,16 +1,16 @@
 """Picture files as a person sees them: found in a folder, read, brought to 8 bits.
 
-read_image answers with "L" (grey) or "RGB" in sRGB, whatever the file holds. What a file
-says of its pixels is followed, or the file is refused by name:
+read_image answers with "L" (grey) or "RGB" in sRGB, whatever the file holds. What a
+file says of its pixels is followed, or the file is refused by name:
 
     transparency        laid over a ground, white unless said otherwise; what is opaque
                         keeps its pixels, and grey with alpha stays grey
     palette             its colours; grey if all that are seen are grey
-    1, 2, 4, 12, 16 bits of grey   scaled to 8, white stays white, "white is zero" undone
+    other depths of grey  1 to 16 bits scaled to 8; "white is zero" undone
     16 bits a colour    the upper 8 of them, which is all that PIL hands out
     32 bits, floats     refused: the file does not say which number is white
     turned or mirrored  set upright (EXIF)
-    colour profile      converted to sRGB, also from CMYK and Lab; gamma of a PNG likewise
+    colour profile      converted to sRGB, from CMYK and Lab, too; likewise gamma
     several frames      the first of them, with a warning
 """
 
@@ -46,7 +46,7 @@ WHITE: Ground = "white"
 
 
 class Found(NamedTuple):
-    """The picture files below a folder, in the order of their names, and what is none."""
+    """The picture files below a folder, in the order of names, and what is none."""
 
     folder: Path
     paths: list[Path]
@@ -65,8 +65,8 @@ class Found(NamedTuple):
 def find_images(folder: Path) -> Found:
     """All image files below a folder, hidden ones and the system's litter left out.
 
-    Linked folders are followed, but not in a circle. Raises FileNotFoundError where there
-    is no folder or no picture in it, and says what else is there.
+    Linked folders are followed, but not in a circle. Raises FileNotFoundError where
+    there is no folder or no picture in it, and says what else is there.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -207,7 +207,7 @@ def read_image(
                     stacklevel=2,
                 )
             return _seen(picture, name, ground)
-    except Exception as error:  # a damaged file may raise anything: OSError, SyntaxError, struct.error, DecompressionBombError, ...
+    except Exception as error:  # a damaged file may raise anything
         raise ValueError(
             f"{name} cannot be read as an image ({error}); mend or remove it, or "
             "skip_unreadable=True (--skip-unreadable)"
@@ -327,7 +327,7 @@ def _in_srgb(picture: "Picture", profile: bytes, name: str) -> "Picture":
 
 @lru_cache(maxsize=8)  # photographs of one camera share theirs
 def _transform(profile: bytes) -> tuple[str, Any]:
-    """The mode that a profile is for, and the way to sRGB; None where it changes nothing.
+    """The mode a profile is for, and the way to sRGB; None if that changes nothing.
 
     "Nothing" is two grey levels at the most: sRGB itself comes in several editions.
     """

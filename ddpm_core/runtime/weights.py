@@ -31,7 +31,7 @@ def read_json(file: Path) -> Any:
 
 
 def patterns(stem: str, variant: str | None) -> list[list[str]]:
-    """Names to ask a hub for, the better ones first: no more than one kind is wanted."""
+    """Names to ask a hub for, the better ones first; one kind is enough."""
     number = "?????-of-?????"
     kinds = []
     for ending in ("safetensors", "bin"):
@@ -48,8 +48,8 @@ def patterns(stem: str, variant: str | None) -> list[list[str]]:
 def find_weights(folder: Path, stem: str, variant: str | None = None) -> Path:
     """The file with the weights, or the index of their shards.
 
-    variant  "fp16" and the like; None: all of the precision there is, or, where a folder
-             has nothing but one rounded copy, that
+    variant  "fp16" and the like; None: all of the precision there is, or, where a
+             folder has nothing but one rounded copy, that
     Raises FileNotFoundError, which names what is there.
     """
     variants = _variants(folder, stem)
@@ -119,15 +119,15 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     for shard in sorted(set(where.values())):
         if not (index.parent / shard).is_file():
             raise FileNotFoundError(
-                f"{index.parent / shard} is missing, of which {index.name} says that it "
-                f"holds {sum(s == shard for s in where.values())} tensors; bring it, too"
+                f"{index.parent / shard} is missing, of which {index.name} says "
+                f"that it holds {list(where.values()).count(shard)} tensors: bring it"
             )
         part = read_weights(index.parent / shard)
         weights |= {name: w for name, w in part.items() if where.get(name) == shard}
     if missing := sorted(where.keys() - weights.keys()):
         raise ValueError(
-            f"{index} lists {missing[0]} in {where[missing[0]]}, which does not hold it "
-            f"({len(missing)} such tensors); take another copy of both"
+            f"{index} lists {missing[0]} in {where[missing[0]]}, which does not hold "
+            f"it ({len(missing)} such tensors); take another copy of both"
         )
     return weights
 
@@ -136,9 +136,9 @@ def _unpickle(file: Path) -> dict[str, Tensor]:
     """A .bin, of which torch builds tensors in dictionaries and nothing else."""
     if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 6):
         raise ValueError(
-            f"{file} is a pickle, and torch {torch.__version__} can be made to run code "
-            "by one even with weights_only=True (CVE-2025-32434); wanted a .safetensors "
-            "file, or torch 2.6"
+            f"{file} is a pickle, and torch {torch.__version__} can be made to run "
+            "code by one even with weights_only=True (CVE-2025-32434); wanted a "
+            ".safetensors file, or torch 2.6"
         )
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
