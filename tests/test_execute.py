@@ -111,6 +111,7 @@ def test_a_change_makes_those_chapters_stale_that_reach_it(package):
     schedule = package("schedule.py", *change)
     assert len(schedule) > 10
     assert {n for n in said if "chedule(" in said[n]} <= schedule
+    assert schedule <= package("runtime/guard.py", *change)  # which it imports
     assert package("cli.py", *change) == set()
 
 
