@@ -1,6 +1,7 @@
 """The ddpm command: the package without writing Python. Also python -m ddpm_core."""
 
 import argparse
+import math
 import shlex
 import sys
 import warnings
@@ -23,12 +24,12 @@ from .reverse import EpsModel, as_eps_model
 from .runtime.files import digest
 from .runtime.store import read_about
 from .sampling import sample
-from .schedule import cosine_schedule, linear_schedule
+from .schedule import Schedule, cosine_schedule, linear_schedule
 from .streams import Stream, load_stream, must_stream
 from .training import train
 from .unet import UNet
 
-SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
+SIGNAL = 0.001  # bits/dim of L_T; the paper's schedule leaves 0.00003
 YES: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 
 
@@ -43,60 +44,57 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status. Errors that a user can mend are one line, without a traceback."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; `run` of what it parses is the command to carry out."""
+    whole = argparse.ArgumentParser(
         prog="ddpm",
         description="Denoising diffusion probabilistic models: train, sample.",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    _train_arguments(
-        commands.add_parser(
-            "train",
-            help="Algorithm 1: train a network on images",
-            formatter_class=_Help,
-        )
-    )
-    _sample_arguments(
-        commands.add_parser(
+    commands = whole.add_subparsers(dest="command", required=True)
+    for name, about, arguments, run in (
+        ("train", "Algorithm 1: train a network on images", _train_arguments, _train),
+        (
             "sample",
-            help="Algorithm 2: draw images from a trained network",
-            formatter_class=_Help,
-        )
-    )
-    _evaluate_arguments(
-        commands.add_parser(
+            "Algorithm 2: draw images from a trained network",
+            _sample_arguments,
+            _sample,
+        ),
+        (
             "evaluate",
-            help="bits per dimension, FID, IS: measure a trained network",
-            formatter_class=_Help,
-        )
-    )
-    _encode_arguments(
-        commands.add_parser(
+            "bits per dimension, FID, IS: measure a trained network",
+            _evaluate_arguments,
+            _evaluate,
+        ),
+        (
             "encode",
-            help="Algorithm 3: pictures to a file that the network has made short",
-            formatter_class=_Help,
-        )
-    )
-    _decode_arguments(
-        commands.add_parser(
+            "Algorithm 3: pictures to a file that the network has made short",
+            _encode_arguments,
+            _encode,
+        ),
+        (
             "decode",
-            help="Algorithm 4: the pictures of such a file",
-            formatter_class=_Help,
-        )
-    )
-    options = parser.parse_args(arguments)
+            "Algorithm 4: the pictures of such a file",
+            _decode_arguments,
+            _decode,
+        ),
+    ):
+        one = commands.add_parser(name, help=about, formatter_class=_Help)
+        one.set_defaults(run=run)
+        arguments(one)
+    return whole
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    Errors that a user can mend are one line, without a traceback.
+    """
+    options = parser().parse_args(arguments)
     options.typed = shlex.join(
         ["ddpm", *(sys.argv[1:] if arguments is None else arguments)]
     )
     try:
-        return {
-            "train": _train,
-            "sample": _sample,
-            "evaluate": _evaluate,
-            "encode": _encode,
-            "decode": _decode,
-        }[options.command](options)
+        return int(options.run(options))
     except KeyboardInterrupt as stop:
         if distributed.rank() == 0:
             print(f"\n{stop or 'stopped'}", file=sys.stderr)
@@ -216,8 +214,20 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--unconditional", action="store_true", help="ignore the data set's labels"
     )
-    p.add_argument("--schedule", choices=sorted(SCHEDULES), default="linear")
+    p.add_argument("--schedule", choices=["cosine", "linear"], default="linear")
     p.add_argument("--T", type=int, default=1000, help="diffusion steps")
+    p.add_argument(
+        "--beta-1",
+        type=float,
+        default=None,
+        help="first beta of the linear schedule (default: 1e-4)",
+    )
+    p.add_argument(
+        "--beta-T",
+        type=float,
+        default=None,
+        help="and the last (default: 0.02); both suit --T 1000: for fewer, larger ones",
+    )
     p.add_argument(
         "--batch-size",
         type=int,
@@ -363,7 +373,9 @@ def _train(o: argparse.Namespace) -> int:
         if o.init is None
         else {"init": _begin_with(model, load_checkpoint(o.init), o.predict)}
     )
-    schedule = SCHEDULES[o.schedule](o.T)
+    schedule = _schedule(o)
+    if rest := _signal_left(schedule):
+        _tell(rest)
     info = before | {"data": o.data, "shape": [channels, side, side], "classes": names}
     reading = {name: some[name] for name in ("grey", "ground") if name in some}
     if reading:  # else an evaluation would read other pixels
@@ -428,6 +440,53 @@ def _goes_on(out: Path, info: dict[str, Any]) -> int:
     return int(about.get("step") or 0)
 
 
+def _schedule(o: argparse.Namespace) -> Schedule:
+    """The schedule that the options name."""
+    betas = {"beta_1": o.beta_1, "beta_T": o.beta_T}
+    given = {name: value for name, value in betas.items() if value is not None}
+    if o.schedule == "linear":
+        return linear_schedule(o.T, **given)
+    if given:
+        raise ValueError(
+            f"--schedule {o.schedule} has no --beta-1 and --beta-T; wanted them with "
+            "--schedule linear only"
+        )
+    return cosine_schedule(o.T)
+
+
+def _most_left(schedule: Schedule) -> float:
+    """The most that L_T of Eq. (5) can be for pixels in [-1, 1], bits per dimension.
+
+    With x_0^2 <= 1 the divergence from N(0, 1) is at most -log(1 - alpha_bar_T) / 2.
+    """
+    return -math.log2(1 - float(schedule.alpha_bar[schedule.T])) / 2
+
+
+def _signal_left(schedule: Schedule) -> str | None:
+    """What to say where x_T is no noise, which is what sampling begins with; or None."""
+    left = _most_left(schedule)
+    if left <= SIGNAL:
+        return None
+    T = schedule.T
+    remedy = "--schedule cosine"
+    if T > 20:
+        betas = {"beta_1": 0.1 / T, "beta_T": 20 / T}
+        if _most_left(linear_schedule(T, **betas)) <= SIGNAL:
+            remedy = f"--beta-1 {0.1 / T:.3g} --beta-T {20 / T:.3g}, or {remedy}"
+    return (
+        f"after {T} steps x_T is not yet noise: alpha_bar_T = "
+        f"{float(schedule.alpha_bar[T]):.2g}, so L_T is up to {left:.2g} bits/dim "
+        f"(wanted: at most {SIGNAL:g}), and samples, which begin with noise, will be "
+        f"wrong; try {remedy}"
+    )
+
+
+def _tell(what: str) -> None:
+    """A warning, once for all processes."""
+    if distributed.rank() == 0:
+        print(f"ddpm train: {what}", file=sys.stderr)
+
+
 def _begin_with(model: UNet, checkpoint: Checkpoint, predict: str) -> dict[str, Any]:
     """Take over the weights; returns what the new run's checkpoints will say about it."""
     predicted = getattr(checkpoint.model, "prediction", "eps")
@@ -466,9 +525,20 @@ def _sample_arguments(p: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="picture to write, all images in a grid (.png)",
+        help="picture to write, all images in a grid (.png); with --each a folder",
     )
-    p.add_argument("--columns", type=int, default=8, help="images in a row of the grid")
+    p.add_argument(
+        "--each",
+        action="store_true",
+        help="a picture for each image, 00000.png, 00001.png, ..., in --out",
+    )
+    p.add_argument(
+        "--columns",
+        type=int,
+        default=None,
+        help="images in a row of the grid (default: as many as there are classes, "
+        "up to 16; 8 without classes)",
+    )
     p.add_argument(
         "--steps", type=int, default=None, help="reverse steps (default: all T)"
     )
@@ -486,7 +556,7 @@ def _sample_arguments(p: argparse.ArgumentParser) -> None:
         "--labels",
         nargs="+",
         default=None,
-        help="class names or numbers, dealt out in turn (default: all classes, in order)",
+        help="class names or numbers, dealt out in turn (default: all classes)",
     )
     p.add_argument(
         "--guidance", type=float, default=0.0, help="exaggerate the labels by this much"
@@ -495,10 +565,14 @@ def _sample_arguments(p: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int,
         default=64,
-        help="images at a time; does not change them",
+        help="images at a time; changes them by rounding only, which is seen in "
+        "bfloat16 (--precision float32: by a grey level at most)",
     )
     p.add_argument(
-        "--seed", type=int, default=0, help="image i depends on the seed and i only"
+        "--seed",
+        type=int,
+        default=0,
+        help="image i depends on the seed, i and its label only, not on -n",
     )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument(
@@ -516,12 +590,16 @@ def _sample_arguments(p: argparse.ArgumentParser) -> None:
 def _sample(o: argparse.Namespace) -> int:
     from PIL import Image
 
-    if o.n < 1 or o.columns < 1 or o.batch_size < 1:
+    counts = {"-n": o.n, "--columns": o.columns, "--batch-size": o.batch_size}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} {value}; wanted at least 1")
+    if o.each:
+        _empty(o.out)
+    elif o.out.suffix.lower() != ".png":
         raise ValueError(
-            f"-n {o.n} --columns {o.columns} --batch-size {o.batch_size}; wanted at least 1 of each"
+            f"--out {o.out}; wanted a file name that ends in .png, or --each"
         )
-    if o.out.suffix.lower() != ".png":
-        raise ValueError(f"--out {o.out}; wanted a file name that ends in .png")
     checkpoint = load_checkpoint(o.checkpoint, device=choose_device(o.device))
     model: Any = checkpoint.model
     channels, side = model.config["channels"], model.config["image_size"]
@@ -529,7 +607,7 @@ def _sample(o: argparse.Namespace) -> int:
         "learned" if model.config.get("learn_variance") else "beta"
     )
     if distributed.rank() == 0:
-        claim(o.out)
+        claim(o.out / "00000.png" if o.each else o.out)
     labels = _labels(o.labels, checkpoint.info.get("classes"), model.classes, o.n)
     mine, images = (
         distributed.shard(o.n),
@@ -558,8 +636,13 @@ def _sample(o: argparse.Namespace) -> int:
     drawn = distributed.gather(torch.cat(images))
     if distributed.rank() > 0:
         return 0
-    with beside(o.out) as partial:
-        Image.fromarray(image_grid(drawn, o.columns)).save(partial, "PNG")
+    if o.each:
+        _write_each(drawn, o.out)
+    else:
+        many = model.classes if (model.classes or 17) <= 16 else 8
+        with beside(o.out) as partial:
+            grid = image_grid(drawn, min(o.columns or many, o.n))
+            Image.fromarray(grid).save(partial, "PNG")
     print(f"{o.out}: {o.n} images of {side} x {side}")
     return 0
 
@@ -567,7 +650,8 @@ def _sample(o: argparse.Namespace) -> int:
 def _labels(
     asked: list[str] | None, names: list[str] | None, classes: int | None, n: int
 ) -> torch.Tensor | None:
-    """Labels for n images: those asked for in turn, or all classes in order, or None for a network without classes."""
+    """Labels for n images: those asked for, or all classes, in turn; None for a network
+    without classes. That of image i is the same whatever n is."""
     if classes is None:
         if asked:
             raise ValueError(
@@ -575,7 +659,7 @@ def _labels(
             )
         return None
     if asked is None:
-        return torch.arange(n) * classes // n
+        return torch.arange(n) % classes
     exact = {name: i for i, name in enumerate(names or [])}
     numbers = {str(i): i for i in range(classes)}  # a name goes before a number
     numbers = numbers | {name.lower(): i for name, i in exact.items()} | exact
@@ -790,22 +874,33 @@ def _decode_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _decode(o: argparse.Namespace) -> int:
-    from PIL import Image
-
     data = o.file.read_bytes()
     read_header(data)  # a foreign file is refused before a network is loaded
-    if o.out.exists() and (not o.out.is_dir() or any(o.out.iterdir())):
-        raise ValueError(
-            f"--out {o.out} is there and not an empty folder; wanted a new one, so that nothing is overwritten"
-        )
+    _empty(o.out)
     checkpoint = load_checkpoint(o.checkpoint)
     images = decode(checkpoint.model, checkpoint.schedule, data, progress=True)
-    o.out.mkdir(parents=True, exist_ok=True)
-    for i, image in enumerate(images):
-        with beside(o.out / f"{i:05d}.png") as partial:
-            Image.fromarray(image_grid(image[None], 1)).save(partial, "PNG")
+    _write_each(images, o.out)
     print(f"{o.out}: {len(images)} pictures of {images.shape[3]} x {images.shape[2]}")
     return 0
+
+
+def _empty(folder: Path) -> None:
+    """Raises ValueError for a place where pictures would lie among, or over, others."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+            f"--out {folder} is there and not an empty folder; wanted a new one, so "
+            "that nothing is overwritten"
+        )
+
+
+def _write_each(images: Tensor, folder: Path) -> None:
+    """folder/00000.png, 00001.png, ..., of uint8 images (N, C, H, W)."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        with beside(folder / f"{i:05d}.png") as partial:
+            Image.fromarray(image_grid(image[None], 1)).save(partial, "PNG")
 
 
 if __name__ == "__main__":

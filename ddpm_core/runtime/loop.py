@@ -265,7 +265,7 @@ def descend(
             )
     elif out is not None and (there := runs_in(out)):
         raise ValueError(
-            f"{out} already holds a run ({there[-1].name}); go on with resume=True, or "
+            f"{out} already holds a run ({there[-1].name}); go on with resume=True (--resume), or "
             "choose another folder"
         )
     source, met = Batches.of(batches), [False]
@@ -348,7 +348,11 @@ def descend(
                     distributed.any_rank(stop)
                     raise KeyboardInterrupt(
                         f"stopped after step {state.step}"
-                        + (f"; go on with resume=True from {out}" if out else "")
+                        + (
+                            f"; go on with resume=True (--resume) from {out}"
+                            if out
+                            else ""
+                        )
                     )
         except Exception as error:
             alone = ranks == 1 or met[0]  # or all ranks are here, and know it
@@ -357,7 +361,7 @@ def descend(
                     try:
                         keep()
                         error.add_note(
-                            f"step {state.step} is saved; go on with resume=True"
+                            f"step {state.step} is saved; go on with resume=True (--resume)"
                         )
                     except OSError as second:
                         error.add_note(f"nor could the run be saved: {second}")
