@@ -120,6 +120,14 @@ def evaluate(
         raise ValueError(
             f"batches of {batch_size}, bound of {bound} images; wanted at least 1, and 0 or from 2 to {min(len(train), len(test))}"
         )
+    if features != "none" and how.n < 2:
+        raise ValueError(f"n = {how.n} samples; wanted at least 2, or --features none")
+    if bound and evaluations is not None:
+        # On one image, so that what it refuses is not refused after all the samples.
+        one = to_model_range(test[:1]).to(next(checkpoint.model.parameters()).device)
+        bits_per_dim_estimate(
+            checkpoint.model, checkpoint.schedule, one, evaluations=evaluations
+        )
     classifier: Classifier | None = None
     if features == "fashion":
         classifier = fashion_features()

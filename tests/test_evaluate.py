@@ -618,7 +618,7 @@ def test_a_learned_variance_is_used(run, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["-n", "1"], "n = 1, batch_size = 64; wanted at least 2 samples"),
+        (["-n", "1"], "n = 1 samples; wanted at least 2"),
         (["--batch-size", "0"], "batches of 0"),
         (
             ["--bound", "1"],
@@ -707,3 +707,36 @@ def test_fashion_features_refuse_other_pictures_before_anything_is_drawn(
         evaluate(tmp_path / "run", data=grey, unseen=grey, features="fashion", **QUIET)
     with pytest.raises(ValueError, match="features = 'pixels'; wanted"):
         evaluate(tmp_path / "run", features="pixels", **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["-n", "1"], "wanted at least 2"),
+        (["--bound", "4", "--evaluations", "3"], "evaluations = 3"),
+        (["--bound", "4", "--evaluations", "2"], "evaluations = 2"),
+        (["--bound", "61"], "bound of 61"),
+        (["--unseen", "folder:one"], "1 of folder:one; wanted at least 2"),
+        (["--features", "inception"], "torch-fidelity"),
+        (["--out", "there.json/x.json"], "cannot be written"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else None,
+)
+def test_what_can_be_known_is_asked_before_a_sample_is_drawn(
+    run, small, more, says, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "there.json").touch()
+    grey = Image.fromarray(np.full((28, 28), 40, dtype=np.uint8))
+    grey.save(tmp_path / "one" / "0.png")
+    drawn = []
+    draw = evaluation.draw
+    monkeypatch.setattr(
+        evaluation, "draw", lambda *a, **k: drawn.append(1) or draw(*a, **k)
+    )
+    command = ["evaluate", str(run), "-n", "30", "--device", "cpu"]
+    assert main([*command, *more]) == 2
+    assert says in capsys.readouterr().err and not drawn
+    assert main(command) == 0 and drawn  # else nothing is drawn, whatever is asked

@@ -48,7 +48,7 @@ class Log:
                 raise OSError(
                     f"{self.file} could not be written ({error}); the checkpoints "
                     "beside it are untouched. Free some space and go on with "
-                    "resume=True"
+                    "resume=True (--resume)"
                 ) from error
         if self.board is not None:
             self._writer().add_scalar("loss", loss, step)

@@ -265,8 +265,8 @@ def descend(
             )
     elif out is not None and (there := runs_in(out)):
         raise ValueError(
-            f"{out} already holds a run ({there[-1].name}); go on with resume=True (--resume), or "
-            "choose another folder"
+            f"{out} already holds a run ({there[-1].name}); go on with resume=True "
+            "(--resume), or choose another folder"
         )
     source, met = Batches.of(batches), [False]
     run = descent(
