@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 
 import yaml
@@ -78,3 +79,19 @@ def test_no_address_of_a_package_index():
             r"https?://|\bpypi\.|anaconda\.|index-url",
             (ROOT / name).read_text().replace("https://github.com/", ""),
         ), name
+
+
+def test_layout_is_held_wherever_a_change_comes_from():
+    """Before a commit and in CI, by the ruff that is pinned; and it finds faults."""
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    before = [hook["entry"] for repo in hooks for hook in repo["hooks"]]
+    ci = (ROOT / ".ci" / "run").read_text()
+    for verb in ("check", "format"):
+        assert any(entry.startswith(f".venv/bin/ruff {verb}") for entry in before)
+        assert f"\n.venv/bin/ruff {verb}" in ci
+    ruff = [sys.executable, "-m", "ruff"]
+    for verb, fault in (("check", "import os\n"), ("format", "x = 'a'\n")):
+        looks = [*ruff, verb, *(["--check"] if verb == "format" else [])]
+        assert subprocess.run([*looks, "."], cwd=ROOT).returncode == 0
+        command = [*looks, "--stdin-filename", "tests/new.py", "-"]
+        assert subprocess.run(command, cwd=ROOT, input=fault.encode()).returncode == 1
