@@ -85,7 +85,7 @@ def fashion_features(folder: str | Path | None = None) -> FashionClassifier:
                 f"{file} is missing; work in a clone of the repository, which contains it, or set DDPM_DATA to its data/ folder"
             )
     try:
-        card = json.loads(about.read_text(encoding="utf-8"))
+        card = json.loads(about.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{about} is not JSON ({error}); {remedy}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:

@@ -20,6 +20,7 @@ from ddpm_core.evaluation import _pictures, evaluate
 from ddpm_core.runtime import pictures
 from ddpm_core.runtime.pictures import check_ground, find_images, read_image
 from ddpm_core.streams import load_stream
+from ddpm_core.training import read_log
 
 SIDE = (4, 6)  # height, width
 RAMP = np.linspace(0, 255, 24).round().astype(np.uint8).reshape(SIDE)
@@ -811,3 +812,13 @@ def test_ddpm_encode_reads_as_the_training_did(run, classes, tmp_path):
     back, _ = load_images(f"folder:{out}")
     sent, _ = load_images(f"folder:{classes}", grey=True, ground="black")
     assert torch.equal(back, sent[:4]) and (sent[3] == 0).all()
+
+
+def test_a_byte_order_mark_is_no_damage_anywhere(run):
+    """Editors of some systems put it before a text."""
+    checkpoint = load_checkpoint(run)
+    (run / "log.jsonl").write_text('{"step": 1}\n')
+    for file in (checkpoint.path / "checkpoint.json", run / "log.jsonl"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert load_checkpoint(run).info == checkpoint.info
+    assert read_log(run / "log.jsonl") == [{"step": 1}]

@@ -124,7 +124,7 @@ def board_folder(tensorboard: bool | str | Path, out: Path | None) -> Path | Non
 
 def read_log(file: str | Path) -> list[dict[str, Any]]:
     """The lines of a log.jsonl; a last line cut short by a crash is left out."""
-    lines = Path(file).read_text(encoding="utf-8").split("\n")
+    lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
 
 

@@ -207,7 +207,7 @@ def read_about(path: str | Path) -> tuple[dict[str, Any], Path]:
     folder = find_checkpoint(path)
     file = folder / FILES[0]
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
+        about = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{file} is not JSON ({error}); the checkpoint is damaged: take another "
