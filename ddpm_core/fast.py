@@ -374,7 +374,13 @@ def twin(network: nn.Module) -> nn.Module:
             made[id(part)] = other = kind.__new__(kind)
             other.__dict__.update(part.__dict__)  # weights, hooks and mode as they are
             parts = part._modules.items()
-            children = {name: each and walk(each, inside) for name, each in parts}
+            children = {
+                # what torch.compile has made quicker already stays as it is
+                name: each
+                if each is None or hasattr(each, "_orig_mod")
+                else walk(each, inside)
+                for name, each in parts
+            }
             other.__dict__["_modules"] = children
         return made[id(part)]
 

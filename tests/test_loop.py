@@ -291,6 +291,7 @@ def test_what_draw_draws_is_the_same_for_the_whole_and_for_its_parts():
         next(descent(state, loss, iter([batch_of(0)]), how, draw=draw))
     assert [len(x) for x in seen[4]] == [2] * 4
     assert torch.equal(torch.cat(seen[4]), seen[1][0])
+    assert not torch.equal(seen[1][0], batch_of(0)[0])
 
 
 def test_more_parts_than_entries():
