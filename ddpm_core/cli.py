@@ -214,7 +214,12 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--unconditional", action="store_true", help="ignore the data set's labels"
     )
-    p.add_argument("--schedule", choices=["cosine", "linear"], default="linear")
+    p.add_argument(
+        "--schedule",
+        choices=["cosine", "linear"],
+        default="linear",
+        help="how beta grows; linear is the paper's",
+    )
     p.add_argument("--T", type=int, default=1000, help="diffusion steps")
     p.add_argument(
         "--beta-1",
@@ -256,7 +261,7 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
         default=0.9999,
         help="decay of the moving average of the weights",
     )
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0, help="of all that is random")
     p.add_argument(
         "--save-every", type=int, default=1000, help="steps between checkpoints"
     )
@@ -277,6 +282,7 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
         "--precision",
         default="auto",
         choices=["auto", "float32", "bfloat16", "float16"],
+        help="auto: the fastest on the device",
     )
     p.add_argument(
         "--channels-last",
@@ -325,6 +331,11 @@ def _train(o: argparse.Namespace) -> int:
             len(names) if names else None if labels is None else int(labels.max()) + 1
         )
         _, channels, side, other = images.shape
+    if o.size is not None and side != o.size:
+        raise ValueError(
+            f"--size {o.size}: the images of {o.data} are {other} x {side} and stay so; "
+            "wanted --size for a folder or the hub only"
+        )
     if side != other:
         raise ValueError(
             f"the images are {other} x {side} pixels; wanted square ones: crop or pad them first"
@@ -542,7 +553,12 @@ def _sample_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--steps", type=int, default=None, help="reverse steps (default: all T)"
     )
-    p.add_argument("--sampler", choices=["ddpm", "ddim", "dpm"], default="ddpm")
+    p.add_argument(
+        "--sampler",
+        choices=["ddpm", "ddim", "dpm"],
+        default="ddpm",
+        help="Algorithm 2, DDIM, or DPM-Solver++ for few steps",
+    )
     p.add_argument(
         "--variance",
         choices=["beta", "beta_tilde", "learned"],
@@ -690,7 +706,12 @@ def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--steps", type=int, default=None, help="reverse steps (default: all T)"
     )
-    p.add_argument("--sampler", choices=["ddpm", "ddim", "dpm"], default="ddpm")
+    p.add_argument(
+        "--sampler",
+        choices=["ddpm", "ddim", "dpm"],
+        default="ddpm",
+        help="Algorithm 2, DDIM, or DPM-Solver++ for few steps",
+    )
     p.add_argument(
         "--variance",
         choices=["beta", "beta_tilde", "learned"],
@@ -720,7 +741,7 @@ def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
         help="of the network for each of them, for an estimate, such as 20 (default: T, all terms)",
     )
     p.add_argument("--batch-size", type=int, default=64, help="images at a time")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0, help="of all that is random")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument(
         "--out",

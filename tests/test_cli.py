@@ -608,3 +608,12 @@ def test_a_remedy_in_python_is_said_for_the_command_line_too():
                 seen.add(name)
                 assert known & set(re.findall(r"--[\w-]+", text)), (file, text)
     assert {"resume", "grey", "skip_unreadable"} <= seen
+
+
+def test_a_size_that_the_data_cannot_have_is_refused(tmp_path, capfd):
+    """It was ignored: the network was then of another size than asked for."""
+    command = ["train", "--data", "fashion-mnist", "--size", "8", "--steps", "1"]
+    assert "are 28 x 28 and stay so" in fails(
+        [*command, "--out", f"{tmp_path}/run"], capfd
+    )
+    assert not (tmp_path / "run").exists()
