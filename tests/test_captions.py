@@ -4,6 +4,7 @@ import re
 import shutil
 import time
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -293,7 +294,7 @@ def test_all_of_it_is_read_in_three_seconds_of_one_core():
 
 
 def test_the_search_box_has_the_words_of_the_set(everything):
-    stored = (FOLDER.parent.parent / OUT).read_text()
+    stored = (Path(__file__).parents[1] / OUT).read_text()
     assert stored == to_json(rows_of(everything[1]))
     assert len(stored.encode()) < 256 * 1024
     rows = json.loads(stored)
