@@ -21,14 +21,14 @@ from .model import as_eps_model, given, guided
 from .objectives import bound_loss, choose_objective, mu_error, x0_error
 from .pretrained import from_diffusers, pipeline_from_diffusers, to_diffusers
 from .reverse import predict_x0, reverse_mean
-from .sampling import respace, sample, sample_steps
+from .sampling import Sampling, respace, sample, sample_steps
 from .schedule import Schedule, cosine_schedule, linear_schedule
 from .training import TrainingState, train, training_steps
 from .unet import UNet, cifar10_unet
 
 __version__ = "0.1.0"
 __all__ = [
-    "BitsPerDim", "BoundEstimate", "Checkpoint", "Schedule", "TrainingState", "UNet", "as_eps_model", "bits_per_dim",
+    "BitsPerDim", "BoundEstimate", "Checkpoint", "Sampling", "Schedule", "TrainingState", "UNet", "as_eps_model", "bits_per_dim",
     "bits_per_dim_estimate", "bound_loss", "captions_of", "choose_objective", "cifar10_unet", "class_names", "cosine_schedule",
     "decoder_log_likelihood", "frechet_distance", "from_diffusers", "given", "guided", "inception_score", "linear_schedule", "load_captioned", "load_checkpoint", "load_drawings", "load_images", "mu_error", "on_ground", "pipeline_from_diffusers", "predict_x0", "q_posterior", "q_sample", "q_step", "respace", "reverse_mean", "sample", "sample_steps",
     "save_checkpoint", "simple_loss", "to_diffusers", "to_model_range", "to_uint8", "train", "training_steps", "x0_error",

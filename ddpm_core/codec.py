@@ -36,7 +36,7 @@ from .data import to_model_range, to_uint8
 from .forward import q_posterior
 from .model import evaluating
 from .reverse import predict_x0
-from .schedule import Schedule
+from .schedule import Schedule, visiting
 
 Array = np.ndarray[Any, Any]
 
@@ -158,10 +158,8 @@ class Party:
 
     def __post_init__(self) -> None:
         self.times = coding_times(self.schedule.T, self.steps)
-        alpha_bar = self.schedule.alpha_bar[self.times]
-        self.few = Schedule(
-            1 - alpha_bar[1:] / alpha_bar[:-1]
-        )  # visits these times only; its step i leads from times[i] to times[i - 1]
+        # its step i leads from times[i] to times[i - 1]
+        self.few = visiting(self.schedule, self.times)
 
     def look(self, x: Tensor, i: int) -> Tensor:
         """x0_hat of Eq. (15) at times[i], clipped; pictures a few at a time, which is fastest in float64."""

@@ -6,6 +6,8 @@ Square roots and ratios are written where they are used; `at` casts them, once, 
 """
 
 import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -82,6 +84,40 @@ def cosine_schedule(T: int = 1000) -> Schedule:
         ** 2
     )
     return Schedule((1 - f[1:] / f[:-1]).clamp(max=0.999))
+
+
+def visiting(schedule: Schedule, times: Sequence[int]) -> Schedule:
+    """The schedule that visits only these times: times[0] = 0 < times[1] < ... <= T.
+
+    Its alpha_bar are the old ones there, so beta' = 1 - alpha_bar_t / alpha_bar_{t'}:
+    by Eq. (4) the marginals stay.
+    """
+    alpha_bar = schedule.alpha_bar[list(times)]
+    return Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
+
+
+SIGNAL_LEFT = 0.01  # bits per dimension of L_T from which on x_T is no noise
+
+
+def check_end(schedule: Schedule) -> None:
+    """Warn if q(x_T | x_0) is not N(0, I), from which sampling starts.
+
+    Measured by L_T of Eq. (5) for x_0^2 = 1, -log2(1 - alpha_bar_T) / 2 bits for each
+    dimension: 0.00003 for the paper's schedule, 0.3 for its betas with T = 100.
+    """
+    left = float(schedule.alpha_bar[-1])
+    bits = -math.log2(1 - left) / 2
+    if bits > SIGNAL_LEFT:
+        T = schedule.T
+        first, last = min(0.1 / T, 0.99), min(20 / T, 0.99)
+        scaled = f"linear_schedule({T}, {first:.3g}, {last:.3g}) or "
+        warnings.warn(
+            f"after T = {T} steps alpha_bar_T = {left:.3g} of the picture is left: "
+            f"L_T is about {bits:.3g} bits per dimension, but sampling starts from "
+            "pure noise, and pictures come out wrong. Wanted larger betas, "
+            f"{scaled if T >= 40 else ''}cosine_schedule({T}), or more steps; or x_T=",
+            stacklevel=3,
+        )
 
 
 def _betas(given: object) -> Tensor:

@@ -195,7 +195,7 @@ def in_torch(
     drawn = iter(ran["drawn"])
     monkeypatch.setattr(
         ddpm_core.sampling,
-        "_normal",
+        "draw_from",
         lambda *_: torch.tensor(next(drawn)).reshape(shape),
     )
     frames = list(
