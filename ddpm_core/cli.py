@@ -16,7 +16,7 @@ from .checkpoint import Checkpoint, beside, claim, find_checkpoint, load_checkpo
 from .codec import decode, encode, read_header
 from .data import FLIP, load_images, load_labelled, to_uint8
 from .distributed import mix
-from .evaluation import Sampling, evaluate, table, write_json
+from .evaluation import Samples, evaluate, table, write_json
 from .figures import image_grid
 from .hardware import choose_device
 from .objectives import choose_objective
@@ -764,7 +764,14 @@ def _evaluate(o: argparse.Namespace) -> int:
     find_checkpoint(o.checkpoint)  # before a folder for the results is made
     if distributed.rank() == 0:
         claim(out)
-    how = Sampling(o.n, o.steps, o.sampler, o.variance, o.guidance, o.seed)
+    how = Samples(
+        n=o.n,
+        steps=o.steps,
+        sampler=o.sampler,
+        variance=o.variance,
+        guidance=o.guidance,
+        seed=o.seed,
+    )
     try:
         result = evaluate(
             o.checkpoint,

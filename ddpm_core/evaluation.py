@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import distributed
+from . import distributed, sampling
 from .bound import bits_per_dim, bits_per_dim_estimate
 from .checkpoint import Checkpoint, beside, load_checkpoint
 from .data import CLASSES, load_labelled, to_model_range, to_uint8
@@ -44,20 +44,30 @@ MOST_PIXELS = (
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How samples are drawn: the settings of `sample`, as `ddpm sample` takes them."""
+class Samples(sampling.Sampling):
+    """n pictures from a seed, and how they are drawn: the settings of `sample`."""
 
     n: int = 2000
-    steps: int | None = None  # all T
-    sampler: str = "ddpm"
-    variance: str | None = None  # "learned" if the network learned it, else "beta"
-    guidance: float = 0.0
     seed: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """For JSON: the settings that matter to every run, and what is not the usual."""
+        known = ("n", "steps", "sampler", "variance", "guidance", "seed")
+        usual, every = Samples(), asdict(self)
+        more = {
+            name: value if isinstance(value, (int, float, str)) else repr(value)
+            for name, value in every.items()
+            if name not in known and value != getattr(usual, name)
+        }
+        return {name: every[name] for name in known} | more
+
+
+Sampling = Samples  # its name until 0.1.0
 
 
 def evaluate(
     run: str | Path,
-    how: Sampling = Sampling(),
+    how: Samples = Samples(),
     *,
     data: str | None = None,
     unseen: str | None = None,
@@ -146,7 +156,7 @@ def evaluate(
         "features": features,
     }
     if classifier is not None:
-        result["sampling"] = asdict(how)
+        result["sampling"] = how.record()
         samples, labels = draw(
             checkpoint, how, batch_size=batch_size, keep=keep, progress=progress
         )
@@ -190,7 +200,7 @@ def evaluate(
 
 def draw(
     checkpoint: Checkpoint,
-    how: Sampling,
+    how: Samples,
     *,
     batch_size: int = 64,
     keep: Path | None = None,
@@ -214,7 +224,7 @@ def draw(
     )
     shape, classes = _shape(checkpoint)
     labels = None if classes is None else torch.arange(how.n) * classes // how.n
-    settings = {"weights_sha256": _sha256(checkpoint), **asdict(how)}
+    settings = {"weights_sha256": _sha256(checkpoint), **how.record()}
     images = (
         torch.empty(0, *shape, dtype=torch.uint8)
         if keep is None
@@ -243,9 +253,7 @@ def draw(
                     model,
                     schedule,
                     (len(chosen), *shape),
-                    steps=how.steps,
-                    sampler=how.sampler,
-                    variance=how.variance or "beta",
+                    how,
                     generator=[
                         torch.Generator().manual_seed(mix(how.seed, "image", i))
                         for i in chosen
@@ -253,7 +261,6 @@ def draw(
                     labels=None
                     if labels is None
                     else labels[chosen.start : chosen.stop],
-                    guidance=how.guidance,
                 )
             ):
                 bar.update(t > 0)
@@ -661,7 +668,7 @@ def _pictures(
     return images, labels
 
 
-def _settled(how: Sampling, checkpoint: Checkpoint) -> Sampling:
+def _settled(how: Samples, checkpoint: Checkpoint) -> Samples:
     """The same with the variance decided, so that the record says which it was."""
     learned = cast(dict[str, Any], checkpoint.model.config).get("learn_variance")
     return replace(how, variance=how.variance or ("learned" if learned else "beta"))

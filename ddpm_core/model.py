@@ -292,6 +292,13 @@ def around(
     return walk(model)
 
 
+def learns_variance(model: Model) -> bool:
+    """Whether the network says, in its config, that it answers [eps_hat | v]."""
+    while isinstance(model, (Given, Guided, EpsModel)):
+        model = model.informed if isinstance(model, Guided) else model.network
+    return bool(getattr(model, "config", {}).get("learn_variance"))
+
+
 # ---- where it is, and in which mode
 
 

@@ -28,6 +28,7 @@ from .model import (
     fresh_generator,
     given,
     guided,
+    learns_variance,
 )
 from .reverse import VARIANCES, predict_x0
 from .runtime import guard
@@ -129,7 +130,8 @@ class Sampling:
                something around it
     variance   of the noise that "ddpm" adds, "beta" or "beta_tilde": the two choices of
                section 3.2; or "learned": beta_t exp(v) with a model that answers
-               [eps_hat | v] (see reverse_variance)
+               [eps_hat | v] (see reverse_variance). None: "learned" for a network
+               that says it has learned it, else "beta"
     clip_x0    Departure: Algorithm 2 as printed does not clip. The official code clamps
                x0_hat to [-1, 1] and takes the mean from Eq. (7); with clip_x0=False
                that mean is Eq. (11) to the letter. Whatever changes x0_hat, eps_hat is
@@ -146,13 +148,13 @@ class Sampling:
     compile    a UNet by torch.compile, on CUDA into CUDA graphs: a minute or more at
                first, earned back by thousands of steps
 
-    Raises ValueError or TypeError for settings that cannot be.
+    Raises ValueError or TypeError for settings that cannot be (steps: where T is known).
     """
 
     steps: int | None = None
     spacing: str | None = None
     sampler: str | Step = "ddpm"
-    variance: str = "beta"
+    variance: str | None = None
     clip_x0: bool = True
     threshold: Callable[[Tensor], Tensor] | None = None
     guidance: float = 0.0
@@ -161,14 +163,12 @@ class Sampling:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps is not None:
-            wanted = "None, or a whole number from 1 to T"
-            guard.whole("steps", self.steps, wanted, 1)
         if self.spacing is not None:
             guard.one_of("spacing", self.spacing, ("time", "snr"))
         if not callable(self.sampler):
             guard.one_of("sampler", self.sampler, SAMPLERS)
-        guard.one_of("variance", self.variance, VARIANCES)
+        if self.variance is not None:
+            guard.one_of("variance", self.variance, VARIANCES)
         if self.threshold is not None and not callable(self.threshold):
             raise TypeError(
                 f"threshold = {self.threshold!r}; wanted a function x0_hat -> x0_hat, "
@@ -300,6 +300,7 @@ def sample_steps(
     device = _device(model, x_T, generator)
     if generator is None:
         generator = fresh_generator(device)
+    variance = how.variance or ("learned" if learns_variance(model) else "beta")
     w = how.guidance
     model = guided(model, w, labels) if w else given(model, labels)
     predict = around(
@@ -315,14 +316,14 @@ def sample_steps(
 
     more = More(
         noise=lambda: noise().to(x),
-        sigma2=schedule.beta_tilde if how.variance == "beta_tilde" else schedule.beta,
+        sigma2=schedule.beta_tilde if variance == "beta_tilde" else schedule.beta,
         eta=how.eta,
     )
     x = noise() if x_T is None else x_T.to(device)
     with evaluating(model):
         # i counts the steps taken here, times[i] is the paper's t
         for i in range(schedule.T, 0, -1):
-            eps_hat, v = ask(predict, x, times[i], how.variance)
+            eps_hat, v = ask(predict, x, times[i], variance)
             x0_hat = predict_x0(schedule, x, i, eps_hat)
             if changed is not None:
                 x0_hat = changed(x0_hat)

@@ -96,7 +96,7 @@ def visiting(schedule: Schedule, times: Sequence[int]) -> Schedule:
     return Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
 
 
-SIGNAL_LEFT = 0.01  # bits per dimension of L_T from which on x_T is no noise
+SIGNAL_LEFT = 0.03  # bits per dimension of L_T from which on x_T is no noise
 
 
 def check_end(schedule: Schedule) -> None:
@@ -106,7 +106,7 @@ def check_end(schedule: Schedule) -> None:
     dimension: 0.00003 for the paper's schedule, 0.3 for its betas with T = 100.
     """
     left = float(schedule.alpha_bar[-1])
-    bits = -math.log2(1 - left) / 2
+    bits = float(-torch.log2(1 - schedule.alpha_bar[-1]) / 2)
     if bits > SIGNAL_LEFT:
         T = schedule.T
         first, last = min(0.1 / T, 0.99), min(20 / T, 0.99)
@@ -116,7 +116,7 @@ def check_end(schedule: Schedule) -> None:
             f"L_T is about {bits:.3g} bits per dimension, but sampling starts from "
             "pure noise, and pictures come out wrong. Wanted larger betas, "
             f"{scaled if T >= 40 else ''}cosine_schedule({T}), or more steps; or x_T=",
-            stacklevel=3,
+            stacklevel=2,
         )
 
 

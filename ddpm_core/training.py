@@ -34,7 +34,7 @@ from .runtime.loop import TrainingState as TrainingState
 from .runtime.loop import learning_rate as learning_rate
 from .runtime.loop import start as start
 from .runtime.store import unwrap
-from .schedule import Schedule
+from .schedule import Schedule, check_end
 from .streams import Batch, Stream, order
 
 WITHOUT_CLASSES = (
@@ -129,6 +129,7 @@ def train(
             "eps) -> (B,): choose_objective(...) has some by name"
         )
     how = told(Training, how, settings)
+    check_end(schedule)
     network, place = unwrap(model), None
     check_schedules(network, schedule)
     shape = _shape(images, network)

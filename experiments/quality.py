@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 import ddpm_core as ddpm
-from ddpm_core.evaluation import Sampling, draw, measure_pictures
+from ddpm_core.evaluation import Samples, draw, measure_pictures
 from ddpm_core.features import fashion_features
 from experiments.results import ROOT, keep, made_by
 
@@ -41,7 +41,7 @@ def main() -> None:
     o = parser.parse_args()
     checkpoint = ddpm.load_checkpoint(Path(o.checkpoint))
     made = made_by(checkpoint, o.seed)
-    how = Sampling(
+    how = Samples(
         n=o.n,
         steps=o.steps,
         sampler=o.sampler,

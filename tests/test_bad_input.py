@@ -434,6 +434,12 @@ TABLE = [
         "steps = 0; wanted None, or a whole number from 1 to T = 20",
     ),
     (samples(steps=21), ValueError, "steps = 21"),
+    (
+        lambda: ddpm.Sampling(sampler="ddim", eta=2),
+        ValueError,
+        "eta = 2 for sampler 'ddim'; wanted a number from 0 (no noise) to 1",
+    ),
+    (samples(threshold=0.9), TypeError, "threshold = 0.9; wanted a function"),
     (samples(steps=-5), ValueError, "steps = -5"),
     (samples(model=None), TypeError, "model is a NoneType; wanted a callable"),
     (samples(model=lambda x, t: None), TypeError, "the model returned a NoneType"),
