@@ -96,7 +96,7 @@ def main(
         "sample",
         f"data/checkpoints/{name}",
         "-n",
-        "64",
+        "60",
         "--seed",
         "0",
         "--out",
@@ -117,7 +117,7 @@ def main(
     card = {
         "command": shlex.join(["ddpm", *words]),
         "seed": 0,
-        "images": 64,
+        "images": 60,
         "steps": steps or newest.schedule.T,
         "seconds": seconds,
         "machine": machine(),
@@ -170,7 +170,7 @@ A U-Net of the paper's structure, {sum(p.numel() for p in newest.model.parameter
 | wall time | {seconds_in_all / 60:.0f} minutes on {machine()}, shared with other work |
 | precision | {settings["precision"]} |
 | loss, Eq. (14) | {sum(tail) / len(tail):.4f}, mean over the last {every * len(tail)} steps; the whole curve is in `log.jsonl` |
-| samples | `samples.png`, unselected, by `{card["command"]}`: {seconds} seconds on {card["machine"]} |
+| samples | `samples.png`, unselected, by `{card["command"]}`: {seconds} seconds on {card["machine"]}, shared with other work |
 | weights | moving average, float32, SHA-256 `{card["weights_sha256"]}` |
 | licence | MIT, as the data |
 
