@@ -9,7 +9,6 @@ a resumed run *is* the run. An autoencoder, in full:
     average = descend(Autoencoder(), loss, lambda n: images[order[n]], steps=2000)
 """
 
-import copy
 import math
 import signal
 import sys
@@ -17,45 +16,39 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
-from itertools import count
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from . import distributed
+from .batches import Batches as Batches
+from .batches import again as again
+from .batches import over as over
+from .batches import size_of as size_of
+from .batches import split as split
+from .batches import to_device as to_device
 from .distributed import mix
-from .files import claim_folder, remove_steps, steps_in, write_picture
+from .files import claim_folder, write_picture
 from .hardware import Choice, choose, choose_device, describe
 from .log import Log, bar, board_folder, open_log
-from .store import (
-    FILES,
-    differences,
-    load_network,
-    read_about,
-    save_network,
-    set_weights,
-    unwrap,
-    weights_of,
-)
+from .state import Kept as Kept
+from .state import TrainingState as TrainingState
+from .state import is_finite
+from .state import restore as restore
+from .state import runs_in as runs_in
+from .state import save_state as save_state
+from .state import start as start
+from .store import load_network, save_network
 
 Loss = Callable[[Any, Any], Tensor]  # (network, batch) -> scalar or (B,)
 
 
 # what a run itself writes into its checkpoints' info, and reads there
 RUNNING = ("training", "seconds", "unlogged", "places", "scaler")
-
-
-class Kept(Protocol):
-    """What reading a checkpoint gives: see store.Stored."""
-
-    step: int
-    info: dict[str, Any]
-    training: dict[str, Tensor] | None
-    path: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,63 +111,6 @@ class Descent:
         if self.ema >= 1:
             raise ValueError(
                 f"ema = {self.ema}; wanted 0 <= ema < 1 (the paper: 0.9999)"
-            )
-
-
-@dataclass
-class TrainingState:
-    """Everything that changes during a descent; yielded after each step."""
-
-    model: nn.Module
-    ema: nn.Module  # the averaged weights, which sample better
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler  # idle unless the precision is float16
-    step: int = 0  # steps done
-    # on this rank's part of the last batch; reading it waits for the device
-    loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
-    whole: bool = True  # False in the middle of a step: then it is not worth saving
-    size: int = 0  # entries of this rank's part of the last batch
-
-
-@dataclass
-class Batches:
-    """Batches that can be found again: for `descend` in the place of an iterable.
-
-    begin  (steps done, what the checkpoint says, {} if there is none) -> those after
-    place  where the newest batch ended, for what the checkpoint is to say; of each rank
-    """
-
-    begin: Callable[[int, dict[str, Any]], Iterator[Any]]
-    place: Callable[[], list[int]] | None = None
-
-    @staticmethod
-    def of(batches: "Callable[[int], Any] | Iterable[Any] | Batches") -> "Batches":
-        """From a function step -> batch, or from an iterable, gone through endlessly."""
-        if isinstance(batches, Batches):
-            return batches
-        if callable(batches):
-            return Batches(lambda step, before: map(batches, count(step)))
-        return Batches(lambda step, before: again(batches, step))
-
-
-def again(batches: Iterable[Any], step: int = 0) -> Iterator[Any]:
-    """An iterable from its beginning, again and again."""
-    if step and distributed.rank() == 0:
-        warnings.warn(
-            "a loader cannot be asked for the batches after those that the run has "
-            "seen, so it starts from its beginning; tensors and folders go on exactly "
-            "(load_stream), as does a function step -> batch",
-            stacklevel=3,
-        )
-    while True:
-        empty = True
-        for batch in batches:
-            empty = False
-            yield batch
-        if empty:
-            raise ValueError(
-                "the loader gave no batch; wanted an iterable of batches that can be "
-                "gone through repeatedly"
             )
 
 
@@ -357,7 +293,7 @@ def descend(
         except Exception as error:
             alone = ranks == 1 or met[0]  # or all ranks are here, and know it
             if out is not None and state.step > saved and state.whole:
-                if (alone or place is None) and _is_finite(state, losses):
+                if (alone or place is None) and is_finite(state, losses):
                     try:
                         keep()
                         error.add_note(
@@ -521,175 +457,6 @@ def learning_rate(step: int, lr: float, steps: int, warmup: int, decay: int) -> 
     return lr * up * down
 
 
-def split(batch: Any, parts: int) -> list[tuple[Any, float]]:
-    """A batch cut along its first dimension, and each part's share of its entries."""
-    if parts == 1:
-        return [(batch, 1.0)]
-    n = size_of(batch)
-    if n < parts:
-        raise ValueError(
-            f"accumulate = {parts} parts of a batch of {n}; wanted at most as many "
-            "parts as entries"
-        )
-    edges = [n * k // parts for k in range(parts + 1)]
-    return [
-        (over(lambda x: x[a:b], batch), (b - a) / n) for a, b in zip(edges, edges[1:])
-    ]
-
-
-def over(function: Callable[[Tensor], Any], batch: Any) -> Any:
-    """The same batch with function(tensor) for each tensor in it."""
-    if isinstance(batch, Tensor):
-        return function(batch)
-    if isinstance(batch, dict):
-        return {name: over(function, part) for name, part in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return type(batch)([over(function, part) for part in batch])
-    return batch
-
-
-def size_of(batch: Any) -> int:
-    """The number of entries of the first tensor in a batch; 0 if there is none."""
-    sizes: list[int] = []
-    over(lambda x: sizes.append(len(x) if x.ndim else 0), batch)
-    return sizes[0] if sizes else 0
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """The same batch with its tensors on the device."""
-    return over(lambda x: x.to(device, non_blocking=True), batch)
-
-
-def start(
-    model: nn.Module,
-    device: torch.device,
-    precision: str,
-    lr: float,
-    channels_last: bool = False,
-    fused: bool = True,
-    weight_decay: float = 0.0,
-) -> TrainingState:
-    """The state before the first step: the model on its device, its average, Adam."""
-    model = unwrap(model)
-    if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError(
-            "all parameters of the model are frozen; wanted some that can be trained: "
-            "requires_grad_(True)"
-        )
-    model.to(device)
-    if channels_last:
-        # some of torch's stubs leave it out
-        cast(Any, model).to(memory_format=torch.channels_last)
-    distributed.share(model)
-    ema = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer: torch.optim.Optimizer
-    if weight_decay:
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=lr, eps=1e-8, weight_decay=weight_decay, fused=fused
-        )
-    else:
-        optimizer = torch.optim.Adam(model.parameters(), lr=lr, eps=1e-8, fused=fused)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    return TrainingState(model, ema, optimizer, scaler)
-
-
-def save_state(
-    state: TrainingState,
-    out: Path,
-    info: dict[str, Any],
-    save: Callable[..., Path] = save_network,
-) -> Path:
-    """Write out/step-<n> with all that resuming needs, then drop the older ones."""
-    tensors = {f"model.{name}": w for name, w in weights_of(state.model).items()}
-    for name, parameter in _named(state.model):
-        for key, value in state.optimizer.state.get(parameter, {}).items():
-            tensors[f"adam.{key}.{name}"] = value
-    folder = save(
-        out / f"step-{state.step:08d}",
-        state.ema,
-        step=state.step,
-        info={**info, "scaler": state.scaler.state_dict()},
-        training=tensors,
-    )
-    remove_steps(out, state.step, FILES)
-    return folder
-
-
-def restore(
-    state: TrainingState, out: Path, load: Callable[..., Kept] = load_network
-) -> Kept:
-    """Set `state` to the newest checkpoint in `out`.
-
-    A parameter that was frozen has no moments; it gets new ones if it is trained now.
-    Raises FileNotFoundError, or ValueError if it does not fit.
-    """
-    device = next(state.model.parameters()).device
-    about, folder = read_about(out)
-    if changed := differences(about.get("network"), state.model):
-        raise ValueError(
-            f"the weights in {folder} do not fit the model: it has {changed}; wanted "
-            "the same network to go on with"
-        )
-    stored = load(out, model=state.ema, training=True, device=device)
-    tensors = stored.training or {}
-    adam = {"step", "exp_avg", "exp_avg_sq"}
-    try:
-        set_weights(
-            state.model,
-            {
-                name.removeprefix("model."): w
-                for name, w in tensors.items()
-                if name.startswith("model.")
-            },
-        )
-        trained = 0
-        for name, parameter in _named(state.model):
-            moments = {
-                key: tensors[f"adam.{key}.{name}"]
-                for key in adam
-                if f"adam.{key}.{name}" in tensors
-            }
-            if not moments:
-                continue
-            if set(moments) != adam:
-                raise KeyError(f"adam.{min(adam - set(moments))}.{name}")
-            trained += 1
-            kept: dict[str, Any] = {
-                "step": moments.pop("step").to(parameter.device, copy=True).reshape(())
-            }
-            for key, value in moments.items():
-                # laid out in memory like the parameter: a fused Adam reads both side
-                # by side
-                kept[key] = torch.empty_like(parameter.detach()).copy_(value)
-            state.optimizer.state[parameter] = kept
-        if stored.step and not trained:
-            raise KeyError("adam.exp_avg")
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"{stored.path} cannot be resumed with this model: "
-            f"{' '.join(str(error).split())[:500]}"
-        ) from error
-    if stored.info.get("scaler"):
-        state.scaler.load_state_dict(stored.info["scaler"])
-    state.step = stored.step
-    return stored
-
-
-def _named(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Parameters by the names that they have without torch.compile inside."""
-    return [
-        (name.replace("_orig_mod.", ""), parameter)
-        for name, parameter in model.named_parameters()
-    ]
-
-
-def runs_in(out: Path) -> list[Path]:
-    """The complete checkpoints of a run, the newest last."""
-    return [
-        folder for folder in steps_in(out).values() if (folder / FILES[0]).is_file()
-    ]
-
-
 def _together(batches: Iterator[Any], met: list[bool]) -> Iterator[Any]:
     """The batches; where one rank has none, all stop, so that rank 0 can save."""
     while True:
@@ -729,17 +496,11 @@ def _say_what_changed(before: dict[str, Any], said: dict[str, Any]) -> None:
             )
 
 
-def _is_finite(state: TrainingState, losses: Tensor) -> bool:
-    """Whether all that a checkpoint would hold is numbers."""
-    kept = [*state.model.parameters(), *state.ema.parameters(), losses]
-    return all(bool(x.isfinite().all()) for x in kept)
-
-
 def _check_finite(state: TrainingState, loss: float, saving: bool) -> None:
     remedy = 'the newest checkpoint is untouched. Lower lr, or use precision="float32"'
     if not math.isfinite(loss):
         raise ValueError(f"the loss is {loss} at step {state.step}; {remedy}")
-    if saving and not _is_finite(state, state.loss):
+    if saving and not is_finite(state, state.loss):
         raise ValueError(
             f"the loss is {loss}, but weights are no numbers after step {state.step}; "
             f"{remedy}"
