@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import distributed, sampling
-from .bound import bits_per_dim, bits_per_dim_estimate
+from .bits import bits_per_dim, bits_per_dim_estimate
 from .checkpoint import Checkpoint, beside, load_checkpoint
 from .data import CLASSES, load_labelled, to_model_range, to_uint8
 from .distributed import mix

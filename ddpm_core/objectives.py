@@ -1,7 +1,7 @@
 """What training minimises: the choices of Table 2.
 
 An objective is a function (model, schedule, x0, t, eps) -> (B,), one loss an image; `train(..., objective=...)` takes its mean. The
-default is `simple_loss`, Eq. (14). What the *network* predicts is another choice, independent of it: `as_eps_model(network,
+default is `eps_error`, whose mean is Eq. (14), `simple_loss`. What the *network* predicts is another choice, independent of it: `as_eps_model(network,
 schedule, "mu")` or "x0" makes a model of the network, and every objective takes models. Table 2 pairs each prediction with its own
 squared error, or with the bound; `choose_objective` knows the pairs.
 
@@ -25,13 +25,25 @@ from functools import partial
 
 from torch import Tensor
 
-from .bound import bound_term, simple_loss
+from .bound import bound_term
 from .forward import q_posterior, q_sample
 from .model import PREDICTIONS, Model, ask
 from .reverse import predict_x0, reverse_mean, reverse_variance
+from .runtime import guard
 from .schedule import Schedule, at
 
 Objective = Callable[[Model, Schedule, Tensor, Tensor, Tensor], Tensor]
+
+
+def eps_error(
+    model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor
+) -> Tensor:
+    """|| eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2 / D, image by image.
+
+    Its mean is Eq. (14). Arguments, result and errors as in `mu_error`.
+    """
+    eps_hat, _ = ask(model, q_sample(schedule, x0, t, eps), t)
+    return (eps - eps_hat).square().flatten(1).mean(1)
 
 
 def mu_error(
@@ -89,6 +101,19 @@ def bound_loss(
     return schedule.T * term.flatten(1).mean(1)
 
 
+def simple_loss(
+    model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor
+) -> Tensor:
+    """Eq. (14): L_simple = E || eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2.
+
+    model  callable (x_t, t) -> eps_hat       x0   (B, ...) float, images in [-1, 1]
+    t      int or LongTensor (B,) in 1..T     eps  like x0, standard normal
+    -> a scalar: the mean over images *and* pixels, so that it is 1 for a model that always answers 0. (Section 3.4)
+    Raises TypeError or ValueError for a t outside 1..T, for shapes that do not fit, and for a model that returns another shape.
+    """
+    return eps_error(model, schedule, x0, t, eps).mean()
+
+
 def choose_objective(
     prediction: str = "eps", objective: str = "simple", variance: str = "beta"
 ) -> Objective:
@@ -99,8 +124,7 @@ def choose_objective(
     variance    of the bound: "beta", "beta_tilde" or "learned". A squared error would not train a variance
     Raises ValueError for unknown names, and for a learned variance without the bound.
     """
-    if prediction not in PREDICTIONS:
-        raise ValueError(f'prediction = {prediction!r}; wanted "eps", "mu" or "x0"')
+    guard.one_of("prediction", prediction, PREDICTIONS)
     if objective == "bound":
         return partial(bound_loss, variance=variance)
     if objective != "simple":
@@ -109,4 +133,4 @@ def choose_objective(
         raise ValueError(
             'a squared error does not train a variance; wanted objective "bound" with variance "learned"'
         )
-    return {"eps": simple_loss, "mu": mu_error, "x0": x0_error}[prediction]
+    return {"eps": eps_error, "mu": mu_error, "x0": x0_error}[prediction]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from .bound import bits_per_dim
+from .bits import bits_per_dim
 from .checkpoint import Checkpoint
 from .data import to_model_range
 from .figures import DATA, MODEL, NOISE, Figure, _png, image_grid, show

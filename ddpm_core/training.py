@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from . import fast
-from .bound import simple_loss
 from .checkpoint import Checkpoint, check_schedules, load_checkpoint, save_checkpoint
 from .data import check_uint8_images, to_model_range
 from .model import Model, given
-from .objectives import Objective
+from .objectives import Objective, simple_loss
 from .runtime import distributed, loop
 from .runtime.distributed import mix as mix
 from .runtime.distributed import shard

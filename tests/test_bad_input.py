@@ -174,6 +174,7 @@ TABLE = [
         "t runs from 1 to 30",
     ),
     (lambda: ddpm.simple_loss(NET, SHORT, X, 0, X), ValueError, "t = 0"),
+    (lambda: ddpm.eps_error(NET, SHORT, X, 21, X), ValueError, "t = 21"),
     (lambda: ddpm.mu_error(NET, SHORT, X, 21, X), ValueError, "t = 21"),
     (lambda: ddpm.x0_error(NET, SHORT, X, -1, X), ValueError, "t = -1"),
     (lambda: ddpm.bound_loss(NET, SHORT, BLACK, 21, X), ValueError, "t = 21"),

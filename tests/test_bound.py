@@ -22,9 +22,9 @@ from torch.testing import assert_close
 
 from ddpm_core import (
     BoundEstimate,
+    bits,
     bits_per_dim,
     bits_per_dim_estimate,
-    bound,
     linear_schedule,
     load_images,
     q_sample,
@@ -319,9 +319,9 @@ def test_memory_does_not_grow_with_the_steps(monkeypatch):
         return model.bytes[1] - model.bytes[0]
 
     assert growth() == 0
-    kept, right = [], bound.bound_term
+    kept, right = [], bits.bound_term
     monkeypatch.setattr(
-        bound,
+        bits,
         "bound_term",
         lambda s, x0, x_t, *rest: kept.append(x_t) or right(s, x0, x_t, *rest),
     )
@@ -490,7 +490,7 @@ def test_any_probability_gives_the_same_mean(many, monkeypatch):
     """p(t) decides how large the error is, not what is estimated."""
     x0, full = many
     p = torch.tensor([0.0, 0.0, *range(1, 20)], dtype=torch.float64)
-    monkeypatch.setattr(bound, "term_probability", lambda schedule: p / p.sum())
+    monkeypatch.setattr(bits, "term_probability", lambda schedule: p / p.sum())
     unbiased_with_its_error(
         bits_per_dim_estimate(crooked, SHORT, x0, generator=generator(2)), full
     )
@@ -507,7 +507,7 @@ def test_any_probability_gives_the_same_mean(many, monkeypatch):
 )
 def test_mistakes_in_the_estimate_are_caught(many, monkeypatch, mistake):
     x0, full = many
-    right, term_at = bits_per_dim_estimate, bound._term_at
+    right, term_at = bits_per_dim_estimate, bits._term_at
     if mistake == "another p than was drawn from":
         even = torch.tensor([0.0, 0.0, *[1 / 19] * 19], dtype=torch.float64)
         search = torch.searchsorted
@@ -518,7 +518,7 @@ def test_mistakes_in_the_estimate_are_caught(many, monkeypatch, mistake):
         )
     if mistake == "t off by one":
         monkeypatch.setattr(
-            bound,
+            bits,
             "_term_at",
             lambda m, s, x0, t, *rest: term_at(m, s, x0, (t - 1).clamp(min=1), *rest),
         )
@@ -552,7 +552,7 @@ def test_very_short_chains(schedule, monkeypatch):
         full.rate[:, -1], full.prior
     )
     unbiased_with_its_error(estimate, full.total.double())
-    monkeypatch.setattr(bound, "_prior", lambda s, x0: torch.zeros(len(x0)))
+    monkeypatch.setattr(bits, "_prior", lambda s, x0: torch.zeros(len(x0)))
     with pytest.raises(AssertionError, match="biased"):
         unbiased_with_its_error(
             bits_per_dim_estimate(crooked, schedule, x0, generator=generator(1)),

@@ -26,7 +26,7 @@ from ddpm_core import (
     save_checkpoint,
     to_model_range,
 )
-from ddpm_core.bound import bits_per_dim_estimate
+from ddpm_core.bits import bits_per_dim_estimate
 from ddpm_core.cli import main
 from ddpm_core.data import CLASSES, Labelled, load_labelled
 from ddpm_core.distributed import mix

@@ -24,6 +24,7 @@ from ddpm_core import (
     bits_per_dim,
     bound_loss,
     choose_objective,
+    eps_error,
     load_checkpoint,
     mu_error,
     objectives,
@@ -164,7 +165,14 @@ def test_one_t_for_all_and_t_an_image_are_the_same(prediction, objective, varian
 
 
 def test_the_default_is_eq_14():
-    assert choose_objective() is simple_loss
+    """One loss an image, as every objective is promised; `simple_loss` is their mean."""
+    assert choose_objective() is eps_error
+    x0, eps, t = randn(3, 1, 2, 2), randn(3, 1, 2, 2, seed=1), torch.tensor([1, 9, 20])
+    each = eps_error(lambda x, t: 0.3 * x, SHORT, x0, t, eps)
+    x_t = q_sample(SHORT, x0, t, eps)
+    by_hand = ((eps - 0.3 * x_t) ** 2).reshape(3, 4).mean(1)
+    assert_close(each, by_hand, rtol=1e-12, atol=0)
+    assert simple_loss(lambda x, t: 0.3 * x, SHORT, x0, t, eps) == each.mean()
 
 
 def test_the_bound_of_a_noise_predictor_is_eq_12_where_sigma_is_the_posteriors():
