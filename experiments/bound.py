@@ -10,7 +10,6 @@ evaluation. 49 evaluations an image: eight minutes on one core.
 Image i of the test (training) set draws from a generator with seed 1,000,000 * seed + 2 i (+ 1): for each stratum first t, then eps.
 """
 
-import argparse
 import math
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ import ddpm_core as ddpm
 from ddpm_core.bound import bound_term
 from ddpm_core.gaussian import kl_divergence
 from ddpm_core.reverse import reverse_variance
-from experiments.results import digits, keep, made_by
+from experiments.results import digits, keep, made_by, options
 
 SINGLE = [
     *range(1, 11),
@@ -125,19 +124,10 @@ def summary(measured: dict[str, torch.Tensor], index: torch.Tensor) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "checkpoint",
-        nargs="?",
-        default="data/checkpoints/fashion-mnist",
-        help="folder of a checkpoint",
-    )
+    parser = options(__doc__)
     parser.add_argument(
         "--images", type=int, default=512, help="of each of the two sets"
     )
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
     began, checkpoint = time.monotonic(), ddpm.load_checkpoint(Path(args.checkpoint))

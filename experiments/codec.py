@@ -10,7 +10,6 @@ variance (what relative entropy coding has to reach), and for the codec's steps 
 Files, and what decoding them gave, go to runs/codec; after a stop the same command goes on from what is there. About 15 minutes on one core.
 """
 
-import argparse
 import hashlib
 import io
 import math
@@ -25,7 +24,7 @@ from tqdm.auto import tqdm
 import ddpm_core as ddpm
 from ddpm_core import codec
 from ddpm_core.checkpoint import beside
-from experiments.results import ROOT, digits, keep, made_by
+from experiments.results import ROOT, digits, keep, made_by, options
 
 STEPS, BITS, FILE = 24, 16, 100
 RUNS = (
@@ -104,22 +103,13 @@ def bound(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "checkpoint",
-        nargs="?",
-        default="data/checkpoints/fashion-mnist",
-        help="folder of a checkpoint",
-    )
+    parser = options(__doc__)
     parser.add_argument(
         "--images", type=int, default=1000, help="of the test set, without loss"
     )
     parser.add_argument(
         "--curve", type=int, default=50, help="of these, at every time of the schedule"
     )
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     began, checkpoint = time.monotonic(), ddpm.load_checkpoint(Path(args.checkpoint))

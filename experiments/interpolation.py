@@ -12,7 +12,6 @@ noises for every mixture and no label. Two sets, one after the other in the grid
 About 19,000 evaluations of the network: three minutes on one core. All noises of a pair come from its seed: 1000 * seed + its number.
 """
 
-import argparse
 import time
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 import ddpm_core as ddpm
-from experiments.results import decode, keep, made_by
+from experiments.results import decode, keep, made_by, options
 
 ROAD = ((1, 0), (8, 9))  # the pairs' classes: trouser and T-shirt, bag and boot
 TIMES = tuple(range(100, 1001, 100))
@@ -87,16 +86,7 @@ def between(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "checkpoint",
-        nargs="?",
-        default="data/checkpoints/fashion-mnist",
-        help="folder of a checkpoint",
-    )
-    parser.add_argument("--seed", type=int, default=0)
+    parser = options(__doc__)
     args = parser.parse_args()
     began, checkpoint = time.monotonic(), ddpm.load_checkpoint(Path(args.checkpoint))
     card = made_by(checkpoint, args.seed)

@@ -6,32 +6,22 @@ The same measurements as `ddpm evaluate`. Sampling takes hours with all thousand
 on the seed, on i and on its label only, so that any of them can be drawn again alone.
 """
 
-import argparse
 from pathlib import Path
 
 import ddpm_core as ddpm
 from ddpm_core.evaluation import Samples, draw, measure_pictures
 from ddpm_core.features import fashion_features
-from experiments.results import ROOT, keep, made_by
+from experiments.results import ROOT, keep, made_by, options
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "checkpoint",
-        nargs="?",
-        default="data/checkpoints/fashion-mnist",
-        help="folder of a checkpoint",
-    )
+    parser = options(__doc__)
     parser.add_argument("-n", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--variance", default="beta")
     parser.add_argument("--sampler", default="ddpm")
     parser.add_argument("--guidance", type=float, default=0.0)
     parser.add_argument("--name", default="quality", help="of the file of results")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--keep",
         type=Path,

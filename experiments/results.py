@@ -4,6 +4,7 @@ A file data/results/NAME.json holds the command that wrote it, the seed, the ver
 pictures lie beside it in NAME.png, as one grid.
 """
 
+import argparse
 import hashlib
 import json
 import platform
@@ -19,6 +20,22 @@ from ddpm_core.figures import image_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "results"
+
+
+def options(doc: str, checkpoint: bool = True) -> argparse.ArgumentParser:
+    """What every experiment takes: the checkpoint that it measures, and a seed."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if checkpoint:
+        parser.add_argument(
+            "checkpoint",
+            nargs="?",
+            default="data/checkpoints/fashion-mnist",
+            help="folder of a checkpoint",
+        )
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
 
 def sha256(path: Path) -> str:

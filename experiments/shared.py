@@ -9,7 +9,6 @@ About 12,500 evaluations of the network: two minutes on one core.
 The noise of image i has seed 1000 * seed + i; the reverse process of its draw d at the time t has seed 1,000,000 * (d + 1) + 1000 * t + i.
 """
 
-import argparse
 import time
 from pathlib import Path
 
@@ -17,22 +16,13 @@ import torch
 from tqdm.auto import tqdm
 
 import ddpm_core as ddpm
-from experiments.results import decode, keep, made_by
+from experiments.results import decode, keep, made_by, options
 
 TIMES, IMAGES, DRAWS = (1000, 750, 500, 250, 100), 12, 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "checkpoint",
-        nargs="?",
-        default="data/checkpoints/fashion-mnist",
-        help="folder of a checkpoint",
-    )
-    parser.add_argument("--seed", type=int, default=0)
+    parser = options(__doc__)
     args = parser.parse_args()
     began, checkpoint = time.monotonic(), ddpm.load_checkpoint(Path(args.checkpoint))
     card = made_by(checkpoint, args.seed)

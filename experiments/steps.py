@@ -7,7 +7,6 @@ All rows start from the same x_T: image i depends on the seed, on i, and on its 
 goes on. Seconds are those of the machine that the file names, while nothing else ran on it as far as the command can know.
 """
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 import ddpm_core as ddpm
 from ddpm_core.features import classify, fashion_features
 from ddpm_core.training import mix
-from experiments.results import ROOT, digits, keep, made_by
+from experiments.results import ROOT, digits, keep, made_by, options
 
 SAMPLERS = {
     "beta": ("ddpm", "beta"),
@@ -29,22 +28,13 @@ SHOWN = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "checkpoint",
-        nargs="?",
-        default="data/checkpoints/fashion-mnist",
-        help="folder of a checkpoint",
-    )
+    parser = options(__doc__)
     parser.add_argument(
         "--steps", type=int, nargs="+", default=[5, 10, 20, 50, 100, 250]
     )
     parser.add_argument("-n", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "steps")
     o = parser.parse_args()
     checkpoint = ddpm.load_checkpoint(Path(o.checkpoint))
