@@ -212,3 +212,32 @@ def _matrix(
             f"{name} has NaN or infinite values in {bad} of {len(x)} rows; wanted finite numbers"
         )
     return x.to("cpu", dtype)
+
+
+def kid(features_a: Tensor, features_b: Tensor) -> Tensor:
+    """MMD^2 with the kernel k(x, y) = (x . y / d + 1)^3, unbiased. (Binkowski et al. 2018, Kernel Inception Distance)
+
+    mean of k over pairs of different a, plus the same for b, minus twice the mean over all pairs of an a and a b; it may be negative.
+    features  (N, d) and (M, d) float, N and M at least 2      ->  scalar, float64; its mean does not depend on N or M
+    Raises ValueError for other shapes.
+    """
+    a, b = features_a.double(), features_b.double()
+    if (
+        a.ndim != 2
+        or b.ndim != 2
+        or a.shape[1] != b.shape[1]
+        or min(len(a), len(b)) < 2
+    ):
+        raise ValueError(
+            f"features have shapes {tuple(a.shape)} and {tuple(b.shape)}; wanted (N, d) "
+            "and (M, d), at least two of each"
+        )
+
+    def k(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def within(x: Tensor) -> Tensor:
+        all_pairs = k(x, x)
+        return (all_pairs.sum() - all_pairs.trace()) / (len(x) * (len(x) - 1))
+
+    return within(a) + within(b) - 2 * k(a, b).mean()
