@@ -322,12 +322,17 @@ def test_kid_is_its_definition_and_has_no_bias():
     g = torch.Generator().manual_seed(0)
     a, b = (torch.randn(n, 4, generator=g, dtype=torch.float64) for n in (5, 7))
     k = lambda x, y: (float(x @ y) / 4 + 1) ** 3
-    same = lambda x: [k(p, q) for i, p in enumerate(x) for j, q in enumerate(x) if i != j]
+    same = lambda x: [
+        k(p, q) for i, p in enumerate(x) for j, q in enumerate(x) if i != j
+    ]
     across = [k(p, q) for p in a for q in b]
     mean = lambda values: sum(values) / len(values)
     wanted = mean(same(a)) + mean(same(b)) - 2 * mean(across)
     torch.testing.assert_close(kid(a, b), torch.tensor(wanted, dtype=torch.float64))
     # of one law: zero on average, whatever the numbers; with the diagonal it would be near 2
-    draws = [kid(*torch.randn(2, 20, 4, generator=g, dtype=torch.float64)) for _ in range(400)]
+    draws = [
+        kid(*torch.randn(2, 20, 4, generator=g, dtype=torch.float64))
+        for _ in range(400)
+    ]
     error = torch.stack(draws).std() / 20
     assert torch.stack(draws).mean().abs() < 4 * error < 0.4
