@@ -1,0 +1,780 @@
+"""What the networks of the last part can do, in numbers and pictures.
+
+    python -m experiments.words.measure glide --out OUT [--n 512] [--steps 25]
+
+Writes OUT/NAME.json and OUT/NAME.png. Pictures are drawn for held-out pairs of a style and a thing, as they come,
+nothing selected. The judge is a network that took part in no training and no drawing but its own.
+"""
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ddpm_core.after.cascade import noise_condition, shrink
+from ddpm_core.captions import GROUNDS, STYLES, Drawing, load_drawings
+from PIL import Image
+from torch import Tensor
+
+import ddpm_core as ddpm
+from ddpm_core.after.clip import CLIP, clip_guidance
+from ddpm_core.after.text import PAD
+from ddpm_core.metrics import kid
+
+from .drawings import Bank, Drawings
+from .train import RUNS, SCHEDULE, SIZE, silhouette, tokenizer, trained
+
+Model = Callable[..., Tensor]
+
+
+class Judge:
+    """Names, styles and grounds of pictures, (N, 3, 32, 32) in [-1, 1]."""
+
+    def __init__(self, device: str, network: str = "judge"):
+        self.device, self.clip = device, trained(network, device)
+        _, facts = load_drawings("emoji", "all", things=True)
+        self.names = sorted({f.name for f in facts if f.style != "firefox"})
+        self.place = {name: n for n, name in enumerate(self.names)}
+        self.words = self.texts(self.names)
+        colours = torch.tensor([(255,) * 3, *GROUNDS.values()]).float() / 127.5 - 1
+        self.colours = colours.to(device)
+
+    @torch.no_grad()
+    def texts(self, captions: list[str]) -> Tensor:
+        tokens = tokenizer()(captions, cut=True).to(self.device)
+        return torch.cat([self.clip.encode_texts(part) for part in tokens.split(512)])
+
+    @torch.no_grad()
+    def look(self, x: Tensor) -> Tensor:
+        x = shrink(x, x.shape[-1] // 32) if x.shape[-1] > 32 else x
+        x = x.clamp(-1, 1).to(self.device)
+        return torch.cat([self.clip.encode_images(part) for part in x.split(512)])
+
+    def __call__(
+        self, x: Tensor, facts: list[Drawing], ground: Tensor | None = None
+    ) -> dict[str, float]:
+        seen = self.look(x)
+        right = torch.tensor([self.place[f.name] for f in facts], device=self.device)
+        top = (seen @ self.words.T).topk(5).indices
+        hit = top == right[:, None]
+        styles = self.texts([f"{s} {f.name}" for f in facts for s in STYLES])
+        style = (seen[:, None] * styles.view(len(facts), len(STYLES), -1)).sum(-1)
+        wanted = torch.tensor(
+            [STYLES.index(f.style) for f in facts], device=self.device
+        )
+        styled = style.argmax(1) == wanted
+        found = {
+            "top1": hit[:, 0].float().mean().item(),
+            "top5": hit.any(1).float().mean().item(),
+            "style": styled.float().mean().item(),
+            "n": len(facts),
+        }
+        if ground is not None:
+            grounded = self.ground(x) == ground.to(self.device)
+            found["ground"] = grounded.float().mean().item()
+            both = styled & grounded & hit.any(1)
+            found["style, ground and top5 together"] = both.float().mean().item()
+        return found
+
+    def ground(self, x: Tensor) -> Tensor:
+        """The nearest of the nine grounds to the median colour of the rim."""
+        x = x.to(self.device)
+        rim = torch.cat([x[..., 0, :], x[..., -1, :], x[..., 0], x[..., -1]], dim=2)
+        return torch.cdist(rim.median(2).values, self.colours).argmin(1)
+
+
+def held_out(
+    n: int, device: str, size: int = 32, split: str = "pair"
+) -> tuple[Drawings, Tensor]:
+    """Held-out things, and which of them are drawn: the first n of a fixed shuffle."""
+    data = Drawings((split,), tokenizer(), size, things=True, device=device)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    return data, order[:n].to(device)
+
+
+def captions(
+    data: Drawings, rows: Tensor, ground: Tensor, eye: CLIP
+) -> dict[str, Tensor]:
+    """Style, name and ground as CLIP's tower reads them: tokens, mask, the unit vector."""
+    content = torch.zeros_like(rows)
+    tokens = data.tokens(rows, content, ground)
+    with torch.no_grad():
+        words, whole = eye.text(tokens)
+    return dict(context=words, mask=tokens != PAD, pooled=F.normalize(whole, dim=1))
+
+
+def draw(
+    model: Model, shape: tuple[int, ...], steps: int, seed: int, device: str, **how: Any
+) -> Tensor:
+    """Samples of a model, 256 at a time, by DDIM, from noise that is the same for every model."""
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    with torch.autocast("cuda", torch.bfloat16, enabled=device != "cpu"):
+        return ddpm.sample(
+            model, SCHEDULE, shape, steps=steps, sampler="ddim", x_T=noise, **how
+        ).float()
+
+
+def pushed(told: Model, free: Model, s: float) -> Model:
+    """eps_free + s (eps_told - eps_free): GLIDE's scale, 1 + w of Ho and Salimans."""
+    if s == 1:
+        return told
+    if s == 0:
+        return free
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        none = free(x, t)
+        return none + s * (told(x, t) - none)
+
+    return model
+
+
+def spread(judge: Judge, x: Tensor, each: int) -> float:
+    """1 - cosine of the judge's features, over pairs of the `each` pictures of one caption."""
+    f = judge.look(x).view(-1, each, 128)
+    cos = f @ f.mT
+    off = ~torch.eye(each, dtype=torch.bool, device=cos.device)
+    return 1 - cos[:, off].mean().item()
+
+
+def nearest(x: Tensor, train: Drawings) -> Tensor:
+    """The smallest root mean squared distance of each picture to a training picture on white."""
+    rows = torch.arange(len(train), device=train.device)
+    all_x = torch.cat(
+        [train.place(r, torch.zeros_like(r), move=False) for r in rows.split(1024)]
+    ).flatten(1)
+    far = [torch.cdist(part.flatten(1), all_x).amin(1) for part in x.split(256)]
+    return torch.cat(far) / x[0].numel() ** 0.5
+
+
+def sheet(rows: list[Tensor], columns: int, path: Path) -> None:
+    """Pictures as a PNG, one list of rows after the other."""
+    grids = [ddpm_grid(x, columns) for x in rows]
+    Image.fromarray(np.concatenate(grids)).save(path, optimize=True)
+
+
+def ddpm_grid(x: Tensor, columns: int) -> Any:
+    from ddpm_core.figures import image_grid
+
+    grid = image_grid(ddpm.to_uint8(x.cpu().float()), columns)
+    return np.pad(grid, ((0, 1), (0, 0), (0, 0)), constant_values=255)
+
+
+def real_rows(
+    judge: Judge, data: Drawings, rows: Tensor
+) -> dict[str, dict[str, float]]:
+    """What real held-out pictures get, and what they get for another's caption."""
+    facts = [data.facts[i] for i in rows.tolist()]
+    white = torch.zeros_like(rows)
+    x = data.place(rows, white, move=False)
+    return {"real": judge(x, facts), "wrong captions": judge(x, facts[1:] + facts[:1])}
+
+
+def distance(judge: Judge, x: Tensor, data: Drawings, rows: Tensor) -> float:
+    real = data.place(rows, torch.zeros_like(rows), move=False)
+    return float(kid(judge.look(x).cpu().double(), judge.look(real).cpu().double()))
+
+
+def measure_clip(a: argparse.Namespace) -> dict[str, Any]:
+    """Retrieval and zero-shot of CLIP and judge, beside the nearest neighbour in pixels."""
+    found: dict[str, Any] = {}
+    for name in ("clip", "judge"):
+        eye, tok = trained(name, a.device), tokenizer()
+        here: dict[str, Any] = {}
+        for split in ("pair", "word", "tone", "artist"):
+            data = Drawings((split,), tok, device=a.device)
+            rows = torch.arange(len(data), device=a.device)
+            x = data.place(rows, torch.zeros_like(rows), move=False)
+            with torch.no_grad():
+                f = torch.cat([eye.encode_images(part) for part in x.split(512)])
+                texts = tok([f.caption for f in data.facts], cut=True).to(a.device)
+                g = torch.cat([eye.encode_texts(part) for part in texts.split(512)])
+            score = f @ g.T
+            right = torch.arange(len(score), device=score.device)[:, None]
+            here[split] = {
+                "candidates": len(score),
+                "image to text R@1": (score.topk(1).indices == right)
+                .any(1)
+                .float()
+                .mean()
+                .item(),
+                "image to text R@5": (score.topk(5).indices == right)
+                .any(1)
+                .float()
+                .mean()
+                .item(),
+                "text to image R@1": (score.T.topk(1).indices == right)
+                .any(1)
+                .float()
+                .mean()
+                .item(),
+                "text to image R@5": (score.T.topk(5).indices == right)
+                .any(1)
+                .float()
+                .mean()
+                .item(),
+                "matched cosine": score.diag().mean().item(),
+            }
+            _, every = load_drawings("emoji", "all")
+            bases = sorted({f.base for f in every})
+            tokens = tok(bases, cut=True).to(a.device)
+            with torch.no_grad():
+                words = torch.cat(
+                    [eye.encode_texts(part) for part in tokens.split(512)]
+                )
+            want = torch.tensor(
+                [bases.index(f.base) for f in data.facts], device=a.device
+            )
+            top = (f @ words.T).topk(5).indices
+            here[split]["names"] = len(bases)
+            here[split]["zero-shot top1"] = (top[:, 0] == want).float().mean().item()
+            here[split]["zero-shot top5"] = (
+                (top == want[:, None]).any(1).float().mean().item()
+            )
+            if name == "clip":
+                train = Drawings(("train",), tok, device=a.device)
+                r = torch.arange(len(train), device=a.device)
+                known = torch.cat(
+                    [
+                        train.place(p, torch.zeros_like(p), move=False)
+                        for p in r.split(1024)
+                    ]
+                ).flatten(1)
+                near = torch.cat(
+                    [torch.cdist(p.flatten(1), known).argmin(1) for p in x.split(256)]
+                )
+                same = [
+                    train.facts[i].base == f.base
+                    for i, f in zip(near.tolist(), data.facts)
+                ]
+                here[split]["pixel neighbour top1"] = sum(same) / len(same)
+                if split == "pair":
+                    with torch.no_grad():
+                        z = torch.cat(
+                            [
+                                eye.encode_images(
+                                    train.place(p, torch.zeros_like(p), False)
+                                )
+                                for p in r.split(512)
+                            ]
+                        )
+                        t = tok([f.caption for f in train.facts], cut=True).to(a.device)
+                        c = torch.cat([eye.encode_texts(p) for p in t.split(512)])
+                    here["matched cosine, training"] = (z * c).sum(1).mean().item()
+        found[name] = here
+    return found
+
+
+def measure_autoencoder(a: argparse.Namespace) -> dict[str, Any]:
+    """PSNR on held-out pairs, and what the judge still recognises."""
+    judge, found = Judge(a.device), {}
+    for name in a.names.split(","):
+        first = trained(name, a.device)
+        size = 32 if name.endswith("32") else 64
+        data, rows = held_out(a.n, a.device, size)
+        facts = [data.facts[i] for i in rows.tolist()]
+        x = data.place(rows, torch.zeros_like(rows), move=False)
+        with torch.no_grad():
+            mean, log_var = first.encode(x)
+            z, more = mean, {}
+            if first.quantizer is not None:
+                z, k, _ = first.quantizer(mean)
+                codes = first.config["codes"]
+                share = (
+                    torch.bincount(k.flatten(), minlength=codes).double() / k.numel()
+                )
+                more["perplexity"] = torch.special.entr(share).sum().exp().item()
+                more["bits a picture"] = k[0].numel() * float(np.log2(codes))
+            back = first.decode(z).clamp(-1, 1)
+        error = (back - x).square().flatten(1).mean(1)
+        psnr = 10 * torch.log10(4 / error)
+        found[name] = more | {
+            "psnr of the mean error": (10 * torch.log10(4 / error.mean())).item(),
+            "psnr, median": psnr.median().item(),
+            "numbers": z[0].numel(),
+            "latent std": mean.std((0, 2, 3)).tolist(),
+            "posterior std": (log_var / 2).exp().mean((0, 2, 3)).tolist(),
+            "judge": judge(back, facts),
+        }
+        sheet([x[:16], back[:16]], 16, a.out / f"{name}.png")
+    found["real"] = real_rows(judge, *held_out(a.n, a.device))["real"]
+    return found
+
+
+def measure_glide(a: argparse.Namespace) -> dict[str, Any]:
+    """Words in attention: the sweep over s, on white and on coloured grounds."""
+    judge, eye = Judge(a.device), trained("clip", a.device)
+    own, net = Judge(a.device, "clip"), trained("decoder", a.device)
+    data, rows = held_out(a.n, a.device)
+    facts = [data.facts[i] for i in rows.tolist()]
+    chance = torch.Generator().manual_seed(1)
+    coloured = torch.randint(0, 9, (len(rows),), generator=chance).to(a.device)
+    found: dict[str, Any] = {"rows": real_rows(judge, data, rows), "sweep": {}}
+    found["rows"]["real, by the generator's CLIP"] = real_rows(own, data, rows)["real"]
+    x_real = data.place(rows, coloured, move=False)
+    found["rows"]["real, grounds"] = judge(x_real, facts, coloured)
+    train = Drawings(("train",), tokenizer(), things=True, device=a.device)
+    found["rows"]["nearest training picture, real"] = (
+        nearest(data.place(rows, torch.zeros_like(rows), move=False), train)
+        .mean()
+        .item()
+    )
+    shape, grids = (len(rows), 3, 32, 32), []
+    for s in (0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0):
+        given = captions(data, rows, torch.zeros_like(rows), eye)
+        model = pushed(lambda x, t: net(x, t, **given), lambda x, t: net(x, t), s)
+        x = draw(model, shape, a.steps, 0, a.device)
+        row = judge(x, facts) | {
+            "kid": distance(judge, x, data, rows),
+            "nearest training picture": nearest(x, train).mean().item(),
+            "by the generator's CLIP": own(x, facts),
+        }
+        four = rows[: len(rows) // 4].repeat_interleave(4)
+        given4 = captions(data, four, torch.zeros_like(four), eye)
+        model4 = pushed(lambda x, t: net(x, t, **given4), lambda x, t: net(x, t), s)
+        row["spread"] = spread(
+            judge, draw(model4, (len(four), 3, 32, 32), a.steps, 2, a.device), 4
+        )
+        found["sweep"][s] = row
+        grids.append(x[:32])
+        if s == 3.0:
+            sheet([x[:64]], 16, a.out / "glide-64.png")
+    given = captions(data, rows, coloured, eye)
+    model = pushed(lambda x, t: net(x, t, **given), lambda x, t: net(x, t), 3.0)
+    x = draw(model, shape, a.steps, 1, a.device)
+    found["on nine grounds, s = 3"] = judge(x, facts, coloured)
+    swapped = captions(data, rows.roll(1), coloured, eye)
+    model = pushed(lambda x, t: net(x, t, **swapped), lambda x, t: net(x, t), 3.0)
+    found["captions shuffled, s = 3"] = judge(
+        draw(model, shape, a.steps, 1, a.device), facts
+    )
+    sheet([x[:64]], 16, a.out / "glide-grounds.png")
+    sheet(grids, 32, a.out / "glide-sweep.png")
+    known = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[
+        : a.n
+    ].to(a.device)
+    given = captions(train, known, torch.zeros_like(known), eye)
+    model = pushed(lambda x, t: net(x, t, **given), lambda x, t: net(x, t), 3.0)
+    x = draw(model, (len(known), 3, 32, 32), a.steps, 0, a.device)
+    found["training pairs, s = 3"] = judge(
+        x, [train.facts[i] for i in known.tolist()]
+    ) | {"nearest training picture": nearest(x, train).mean().item()}
+    found["prompts"] = [f.caption for f in facts[:64]]
+    return found
+
+
+def measure_clipguide(a: argparse.Namespace) -> dict[str, Any]:
+    """The decoder told nothing, pushed by CLIP that saw noise and by CLIP that did not."""
+    judge, eye, net = (
+        Judge(a.device),
+        trained("clip", a.device),
+        trained("decoder", a.device),
+    )
+    own, noisy = Judge(a.device, "clip"), trained("noisy", a.device)
+    data, rows = held_out(min(a.n, 256), a.device)
+    facts = [data.facts[i] for i in rows.tolist()]
+    g = captions(data, rows, torch.zeros_like(rows), eye)["pooled"]
+    encoders = {
+        "told t": lambda x, t: F.normalize(noisy(x, t).float(), dim=1),
+        "clean": lambda x, t: eye.encode_images(x),
+    }
+    found: dict[str, Any] = {"sweep": {}, "accuracy": {}}
+    grids = []
+    for kind, encode in encoders.items():
+        for s in (0.0, 1.0, 3.0, 10.0, 30.0):
+            model = clip_guidance(
+                lambda x, t: net(x, t), SCHEDULE, encode, g, s, float(eye.scale)
+            )
+            x = draw(model, (len(rows), 3, 32, 32), 2 * a.steps, 0, a.device)
+            found["sweep"][f"{kind}, s = {s:g}"] = judge(x, facts) | {
+                "by the guiding CLIP": own(x, facts),
+                "cosine to the caption": (own.look(x) * g).sum(1).mean().item(),
+            }
+            grids.append(x[:32])
+        real = data.place(rows, torch.zeros_like(rows), move=False)
+        words = own.words
+        right = torch.tensor([own.place[f.name] for f in facts], device=a.device)
+        for t in (1, 50, 100, 200, 300, 500, 700, 900):
+            eps = torch.randn(
+                real.shape, generator=torch.Generator().manual_seed(t)
+            ).to(real)
+            x_t = ddpm.q_sample(SCHEDULE, real, t, eps)
+            with torch.no_grad():
+                f = encode(x_t, torch.full((len(x_t),), t, device=x_t.device))
+            top = (f @ words.T).topk(5).indices
+            found["accuracy"][f"{kind}, t = {t}"] = (
+                (top == right[:, None]).any(1).float().mean().item()
+            )
+    sheet(grids, 32, a.out / "clipguide.png")
+    return found
+
+
+def measure_dalle2(a: argparse.Namespace) -> dict[str, Any]:
+    """The decoder given nothing, z_t, a linear map of it, the prior's draws, the true z_i."""
+    judge, eye, net = (
+        Judge(a.device),
+        trained("clip", a.device),
+        trained("decoder", a.device),
+    )
+    prior = trained("prior", a.device)
+    data, rows = held_out(a.n, a.device)
+    facts = [data.facts[i] for i in rows.tolist()]
+    given = captions(data, rows, torch.zeros_like(rows), eye)
+    train = Drawings(("train",), tokenizer(), things=True, device=a.device)
+    every = torch.arange(len(train), device=a.device)
+    with torch.no_grad():
+        z_train = torch.cat(
+            [
+                eye.encode_images(train.place(r, torch.zeros_like(r), move=False))
+                for r in every.split(512)
+            ]
+        )
+        t_train = torch.cat(
+            [
+                captions(train, r, torch.zeros_like(r), eye)["pooled"]
+                for r in every.split(512)
+            ]
+        )
+        z_true = eye.encode_images(data.place(rows, torch.zeros_like(rows), move=False))
+    ones = torch.ones(len(t_train), 1, device=a.device)
+    ridge = 1e-2 * torch.eye(129, device=a.device)
+    A = torch.cat([t_train, ones], 1)
+    linear = torch.linalg.solve(A.T @ A + ridge, A.T @ z_train)
+    z_linear = F.normalize(
+        torch.cat([given["pooled"], ones[: len(rows)]], 1) @ linear, dim=1
+    )
+    near = z_train[(given["pooled"] @ t_train.T).argmax(1)]
+
+    def from_prior(s: float, seed: int) -> Tensor:
+        model = ddpm.as_eps_model(
+            pushed(lambda x, t: prior(x, t, **given), lambda x, t: prior(x, t), s),
+            SCHEDULE,
+            "x0",
+        )
+        z = draw(model, (len(rows), 128), 50, seed, a.device, clip_x0=False)
+        return F.normalize(z, dim=1)
+
+    def best_of_two(s: float) -> Tensor:
+        two = torch.stack([from_prior(s, 3), from_prior(s, 4)])
+        pick = (two * given["pooled"]).sum(-1).argmax(0)
+        return two[pick, torch.arange(len(rows), device=a.device)]
+
+    choices: dict[str, Tensor | None] = {
+        "nothing": None,
+        "the text's own": given["pooled"],
+        "linear map": z_linear,
+        "nearest training text's picture": near,
+        "prior, s = 1": from_prior(1.0, 3),
+        "prior, s = 2": from_prior(2.0, 3),
+        "prior, s = 2, better of two": best_of_two(2.0),
+        "true": z_true,
+    }
+    found: dict[str, Any] = {"decoder": {}, "rows": real_rows(judge, data, rows)}
+    grids = [data.place(rows[:32], torch.zeros_like(rows[:32]), move=False)]
+    for name, z in choices.items():
+        for words in (False, True):
+            more = given if words else {}
+            told = lambda x, t, z=z, more=more: net(x, t, z=z, **more)
+            model = pushed(
+                told, lambda x, t: net(x, t), 2.0 if z is not None or words else 0.0
+            )
+            x = draw(model, (len(rows), 3, 32, 32), a.steps, 0, a.device)
+            row = judge(x, facts) | {"kid": distance(judge, x, data, rows)}
+            if z is not None:
+                row |= {
+                    "cosine to the true": (z * z_true).sum(1).mean().item(),
+                    "kid of embeddings": float(
+                        kid(z.cpu().double(), z_true.cpu().double())
+                    ),
+                    "R@1 of the true among all": (
+                        (z @ z_true.T).argmax(1)
+                        == torch.arange(len(z), device=z.device)
+                    )
+                    .float()
+                    .mean()
+                    .item(),
+                }
+            found["decoder"][f"{name}{' and words' if words else ''}"] = row
+            if not words:
+                grids.append(x[:32])
+    sheet(grids, 32, a.out / "dalle2.png")
+    centred = z_train - z_train.mean(0)
+    power = torch.linalg.svdvals(centred).square()
+    found["principal directions for 98.8% of the variance"] = int(
+        ((power.cumsum(0) / power.sum()) < 0.988).sum() + 1
+    )
+    return found
+
+
+def measure_readers(a: argparse.Namespace) -> dict[str, Any]:
+    """The same U-Net told by other readers: held-out pairs, held-out words."""
+    from ddpm_core.runtime.store import load_network, read_about
+
+    from .train import PIXELS, TEXT, Reading, Words  # noqa: F401
+
+    judge = Judge(a.device)
+    eye, bank = trained("clip", a.device), Bank(a.bank, a.device)
+    found: dict[str, Any] = {}
+    for name in a.names.split(","):
+        kind = name.removeprefix("reader-")
+        place = RUNS / name
+        found[name] = {"steps": read_about(place)[0]["step"]}
+        for split in ("pair", "word"):
+            data = Drawings(
+                (split,),
+                tokenizer(),
+                things=True,
+                device=a.device,
+                bank=bank if kind.startswith("minilm") else None,
+            )
+            order = torch.randperm(
+                len(data), generator=torch.Generator().manual_seed(0)
+            )
+            rows = order[: a.n].to(a.device)
+            facts = [data.facts[i] for i in rows.tolist()]
+            words = Words(kind.split("@")[0], data, eye).to(a.device)
+            unet = ddpm.UNet(**PIXELS, context=words.width, pooled=words.width)
+            if kind.split("@")[0] in ("scratch", "random"):
+                load_network(
+                    place, model=(both := Reading(unet, words)), device=a.device
+                )
+                words = both.words
+            else:
+                load_network(place, model=unet, device=a.device)
+            unet.to(a.device).eval().requires_grad_(False)
+            white = torch.zeros_like(rows)
+            from .drawings import Batch
+
+            batch = Batch(
+                data.place(rows, white, False),
+                data.tokens(rows, white, white),
+                rows,
+                white,
+                white.bool(),
+                white,
+            )
+            with torch.no_grad():
+                given = words(batch)
+            for s in (1.0, 3.0):
+                model = pushed(
+                    lambda x, t, u=unet, g=given: u(x, t, **g),
+                    lambda x, t, u=unet: u(x, t),
+                    s,
+                )
+                x = draw(model, (len(rows), 3, 32, 32), a.steps, 0, a.device)
+                row = judge(x, facts) | {"kid": distance(judge, x, data, rows)}
+                found[name][f"{split}, s = {s:g}"] = row
+            sheet([x[:64]], 16, a.out / f"{name}-{split}.png")
+            found.setdefault("real", {})[split] = real_rows(judge, data, rows)
+    return found
+
+
+def measure_latent(a: argparse.Namespace) -> dict[str, Any]:
+    """Latent diffusion: the sweep over s; --names latent,pixels compares with pixels."""
+    from ddpm_core.runtime.store import read_about
+
+    from ddpm_core.after.autoencoder import Whitening
+
+    judge, eye = Judge(a.device), trained("clip", a.device)
+    own, first = Judge(a.device, "clip"), trained("autoencoder", a.device)
+    data, rows = held_out(a.n, a.device, 64)
+    facts = [data.facts[i] for i in rows.tolist()]
+    real = data.place(rows, torch.zeros_like(rows), move=False)
+    with torch.no_grad():
+        coded = first.decode(first.encode(real)[0])
+    found: dict[str, Any] = {
+        "rows": real_rows(judge, data, rows)
+        | {
+            "autoencoded": judge(coded, facts),
+            "real, by the generator's CLIP": own(real, facts),
+        }
+    }
+    given = captions(data, rows, torch.zeros_like(rows), eye)
+    given["pooled"] = given["pooled"] * SIZE
+    for name in a.names.split(","):
+        net, about = trained(name, a.device), read_about(RUNS / name)[0]
+        found[name] = {"steps": about["step"], "seconds": about["info"].get("seconds")}
+        grids = []
+        for s in (1.0, 2.0, 4.0, 7.5):
+            model = pushed(lambda x, t: net(x, t, **given), lambda x, t: net(x, t), s)
+            if name.startswith("latent"):
+                white = Whitening(4).to(a.device)
+                about_white = about["info"]["whitening"]
+                for key in ("mean", "std"):
+                    getattr(white, key).copy_(
+                        torch.tensor(about_white[key])[:, None, None]
+                    )
+                z = draw(
+                    model, (len(rows), 4, 16, 16), a.steps, 0, a.device, clip_x0=False
+                )
+                with torch.no_grad():
+                    x = torch.cat(
+                        [first.decode(white.undo(p)) for p in z.split(128)]
+                    ).clamp(-1, 1)
+            else:
+                x = draw(model, (len(rows), 3, 64, 64), a.steps, 0, a.device)
+            row = judge(x, facts) | {
+                "kid": distance(judge, x, data, rows),
+                "by the generator's CLIP": own(x, facts),
+                "contrast": x.std().item(),
+            }
+            found[name][f"s = {s:g}"] = row
+            grids.append(x[:16])
+            if s == 4.0:
+                sheet([x[:64]], 16, a.out / f"{name}-64.png")
+        sheet(grids, 16, a.out / f"{name}-sweep.png")
+    found["prompts"] = [f.caption for f in facts[:64]]
+    return found
+
+
+def measure_cascade(a: argparse.Namespace) -> dict[str, Any]:
+    """32 to 64: the error and the distance against the level s, for true and for drawn small pictures; thresholds."""
+    judge, eye, net = (
+        Judge(a.device),
+        trained("clip", a.device),
+        trained("decoder", a.device),
+    )
+    large = trained("enlarger", a.device)
+    data, rows = held_out(min(a.n, 256), a.device, 64)
+    facts = [data.facts[i] for i in rows.tolist()]
+    real = data.place(rows, torch.zeros_like(rows), move=False)
+    small_data, _ = held_out(min(a.n, 256), a.device)
+    given = captions(small_data, rows, torch.zeros_like(rows), eye)
+    model = pushed(lambda x, t: net(x, t, **given), lambda x, t: net(x, t), 3.0)
+    drawn = draw(model, (len(rows), 3, 32, 32), a.steps, 0, a.device)
+    found: dict[str, Any] = {"true": {}, "drawn": {}}
+    eps = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(5)).to(drawn)
+    grids = [F.interpolate(drawn[:16], scale_factor=2)]
+    for kind, small in (("true", shrink(real)), ("drawn", drawn)):
+        up = F.interpolate(small, size=64, mode="bicubic").clamp(-1, 1)
+        for name, x in (("nearest", F.interpolate(small, size=64)), ("bicubic", up)):
+            found[kind][name] = score64(judge, x, real, facts, kind)
+        for s in (0, 25, 50, 100, 150, 200, 300, 400):
+            beside = noise_condition(SCHEDULE, small, s, eps, 64)
+            x = draw(
+                lambda x, t, c=beside: large(x, t, condition=c),
+                tuple(real.shape),
+                a.steps,
+                6,
+                a.device,
+            )
+            found[kind][f"s = {s}"] = score64(judge, x, real, facts, kind)
+            if s in (0, 100):
+                grids.append(x[:16])
+    sheet(grids, 16, a.out / "cascade.png")
+    return found
+
+
+def score64(
+    judge: Judge, x: Tensor, real: Tensor, facts: list[Drawing], kind: str
+) -> dict[str, float]:
+    found = judge(x, facts)
+    edges = lambda y: shrink(
+        (y - F.interpolate(shrink(y), scale_factor=2)).square(), 64
+    ).sqrt()
+    found["roughness"] = edges(x).mean().item()
+    found["roughness, real"] = edges(real).mean().item()
+    patches = lambda y: F.unfold(y, 8, stride=8).transpose(1, 2).reshape(-1, 192)[::3]
+    found["kid of 8 x 8 patches"] = float(
+        kid(patches(x).cpu().double()[:4000], patches(real).cpu().double()[:4000])
+    )
+    if kind == "true":
+        found["psnr"] = (
+            10 * torch.log10(4 / (x.clamp(-1, 1) - real).square().mean())
+        ).item()
+    return found
+
+
+def measure_control(a: argparse.Namespace) -> dict[str, Any]:
+    """The wanted silhouette against the one drawn, with and without control."""
+    from ddpm_core.runtime.store import load_network
+
+    from ddpm_core.after.control import Control
+
+    judge, eye, whole = (
+        Judge(a.device),
+        trained("clip", a.device),
+        trained("decoder", a.device),
+    )
+    net = Control(whole.unet).to(a.device)
+    places = [RUNS / "control", Path("data/checkpoints/words/control")]
+    load_network(next(p for p in places if p.is_dir()), model=net, device=a.device)
+    net.eval().requires_grad_(False)
+    data, rows = held_out(min(a.n, 256), a.device)
+    facts = [data.facts[i] for i in rows.tolist()]
+    white = torch.zeros_like(rows)
+    real = data.place(rows, white, move=False)
+    wanted = silhouette(real, data.grounds[white])
+    given = captions(data, rows, white, eye)
+    inside, free = whole.conditions(len(rows), **given), whole.conditions(len(rows))
+    found: dict[str, Any] = {}
+    grids = [real[:32], wanted[:32].expand(-1, 3, -1, -1)]
+    for strength in (0.0, 0.5, 1.0, 1.5):
+        told = lambda x, t: net(x, t, control=wanted, strength=strength, **inside)
+        none = lambda x, t: net(x, t, control=wanted, strength=strength, **free)
+        x = draw(pushed(told, none, 3.0), (len(rows), 3, 32, 32), a.steps, 0, a.device)
+        got = silhouette(x, data.grounds[white]) > 0
+        want = wanted > 0
+        iou = (got & want).flatten(1).sum(1) / (got | want).flatten(1).sum(1).clamp(
+            min=1
+        )
+        found[f"strength {strength:g}"] = judge(x, facts) | {"iou": iou.mean().item()}
+        grids.append(x[:32])
+    sheet(grids, 32, a.out / "control.png")
+    return found
+
+
+TASKS = {
+    name.removeprefix("measure_"): f
+    for name, f in globals().items()
+    if name.startswith("measure_")
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--out", type=Path, default=Path("data/results/words"))
+    parser.add_argument("--n", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--names", default="")
+    parser.add_argument("--bank", type=Path, default=RUNS / "minilm.safetensors")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    began = time.time()
+    found = TASKS[given.task](given)
+    device = torch.cuda.get_device_name() if given.device != "cpu" else "processor"
+    about = {
+        "command": f"python -m experiments.words.measure {given.task} --n {given.n} --steps "
+        f"{given.steps}" + (f" --names {given.names}" if given.names else ""),
+        "device": device,
+        "seconds": round(time.time() - began),
+        "weights": {
+            p.parent.name: hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(
+                [
+                    *RUNS.glob("*/step-*/weights.safetensors"),
+                    *Path("data/checkpoints/words").glob("*/weights.safetensors"),
+                ]
+            )
+        },
+    }
+    (given.out / f"{given.task}.json").write_text(
+        json.dumps({"about": about} | found, indent=1) + "\n"
+    )
+    print(json.dumps(found, indent=1)[:3000])
+
+
+if __name__ == "__main__":
+    main()
