@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..reverse import Model
+from ..model import Model
 from ..runtime.store import register
 from ..schedule import Schedule, at
 from ..unet import Attention, Downsample, ResBlock, TimeEmbedding, conv3x3, norm, swish

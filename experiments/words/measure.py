@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ddpm_core.after.cascade import noise_condition, shrink
 from ddpm_core.captions import GROUNDS, STYLES, Drawing, load_drawings
 from PIL import Image
 from torch import Tensor
 
 import ddpm_core as ddpm
+from ddpm_core.after.cascade import noise_condition, shrink
 from ddpm_core.after.clip import CLIP, clip_guidance
 from ddpm_core.after.text import PAD
 from ddpm_core.metrics import kid
@@ -118,20 +118,6 @@ def draw(
         return ddpm.sample(
             model, SCHEDULE, shape, steps=steps, sampler="ddim", x_T=noise, **how
         ).float()
-
-
-def pushed(told: Model, free: Model, s: float) -> Model:
-    """eps_free + s (eps_told - eps_free): GLIDE's scale, 1 + w of Ho and Salimans."""
-    if s == 1:
-        return told
-    if s == 0:
-        return free
-
-    def model(x: Tensor, t: Tensor) -> Tensor:
-        none = free(x, t)
-        return none + s * (told(x, t) - none)
-
-    return model
 
 
 def spread(judge: Judge, x: Tensor, each: int) -> float:
@@ -327,7 +313,7 @@ def measure_glide(a: argparse.Namespace) -> dict[str, Any]:
     shape, grids = (len(rows), 3, 32, 32), []
     for s in (0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0):
         given = captions(data, rows, torch.zeros_like(rows), eye)
-        model = pushed(lambda x, t: net(x, t, **given), lambda x, t: net(x, t), s)
+        model = ddpm.guided(net, s - 1, **given)
         x = draw(model, shape, a.steps, 0, a.device)
         row = judge(x, facts) | {
             "kid": distance(judge, x, data, rows),
@@ -336,7 +322,7 @@ def measure_glide(a: argparse.Namespace) -> dict[str, Any]:
         }
         four = rows[: len(rows) // 4].repeat_interleave(4)
         given4 = captions(data, four, torch.zeros_like(four), eye)
-        model4 = pushed(lambda x, t: net(x, t, **given4), lambda x, t: net(x, t), s)
+        model4 = ddpm.guided(net, s - 1, **given4)
         row["spread"] = spread(
             judge, draw(model4, (len(four), 3, 32, 32), a.steps, 2, a.device), 4
         )
@@ -345,11 +331,11 @@ def measure_glide(a: argparse.Namespace) -> dict[str, Any]:
         if s == 3.0:
             sheet([x[:64]], 16, a.out / "glide-64.png")
     given = captions(data, rows, coloured, eye)
-    model = pushed(lambda x, t: net(x, t, **given), lambda x, t: net(x, t), 3.0)
+    model = ddpm.guided(net, 2.0, **given)
     x = draw(model, shape, a.steps, 1, a.device)
     found["on nine grounds, s = 3"] = judge(x, facts, coloured)
     swapped = captions(data, rows.roll(1), coloured, eye)
-    model = pushed(lambda x, t: net(x, t, **swapped), lambda x, t: net(x, t), 3.0)
+    model = ddpm.guided(net, 2.0, **swapped)
     found["captions shuffled, s = 3"] = judge(
         draw(model, shape, a.steps, 1, a.device), facts
     )
@@ -359,7 +345,7 @@ def measure_glide(a: argparse.Namespace) -> dict[str, Any]:
         : a.n
     ].to(a.device)
     given = captions(train, known, torch.zeros_like(known), eye)
-    model = pushed(lambda x, t: net(x, t, **given), lambda x, t: net(x, t), 3.0)
+    model = ddpm.guided(net, 2.0, **given)
     x = draw(model, (len(known), 3, 32, 32), a.steps, 0, a.device)
     found["training pairs, s = 3"] = judge(
         x, [train.facts[i] for i in known.tolist()]
@@ -451,11 +437,7 @@ def measure_dalle2(a: argparse.Namespace) -> dict[str, Any]:
     near = z_train[(given["pooled"] @ t_train.T).argmax(1)]
 
     def from_prior(s: float, seed: int) -> Tensor:
-        model = ddpm.as_eps_model(
-            pushed(lambda x, t: prior(x, t, **given), lambda x, t: prior(x, t), s),
-            SCHEDULE,
-            "x0",
-        )
+        model = ddpm.as_eps_model(ddpm.guided(prior, s - 1, **given), SCHEDULE, "x0")
         z = draw(model, (len(rows), 128), 50, seed, a.device, clip_x0=False)
         return F.normalize(z, dim=1)
 
@@ -479,10 +461,8 @@ def measure_dalle2(a: argparse.Namespace) -> dict[str, Any]:
     for name, z in choices.items():
         for words in (False, True):
             more = given if words else {}
-            told = lambda x, t, z=z, more=more: net(x, t, z=z, **more)
-            model = pushed(
-                told, lambda x, t: net(x, t), 2.0 if z is not None or words else 0.0
-            )
+            w = 1.0 if z is not None or words else -1.0
+            model = ddpm.guided(net, w, z=z, **more)
             x = draw(model, (len(rows), 3, 32, 32), a.steps, 0, a.device)
             row = judge(x, facts) | {"kid": distance(judge, x, data, rows)}
             if z is not None:
@@ -561,11 +541,7 @@ def measure_readers(a: argparse.Namespace) -> dict[str, Any]:
             with torch.no_grad():
                 given = words(batch)
             for s in (1.0, 3.0):
-                model = pushed(
-                    lambda x, t, u=unet, g=given: u(x, t, **g),
-                    lambda x, t, u=unet: u(x, t),
-                    s,
-                )
+                model = ddpm.guided(unet, s - 1, **given)
                 x = draw(model, (len(rows), 3, 32, 32), a.steps, 0, a.device)
                 row = judge(x, facts) | {"kid": distance(judge, x, data, rows)}
                 found[name][f"{split}, s = {s:g}"] = row
@@ -576,9 +552,8 @@ def measure_readers(a: argparse.Namespace) -> dict[str, Any]:
 
 def measure_latent(a: argparse.Namespace) -> dict[str, Any]:
     """Latent diffusion: the sweep over s; --names latent,pixels compares with pixels."""
-    from ddpm_core.runtime.store import read_about
-
     from ddpm_core.after.autoencoder import Whitening
+    from ddpm_core.runtime.store import read_about
 
     judge, eye = Judge(a.device), trained("clip", a.device)
     own, first = Judge(a.device, "clip"), trained("autoencoder", a.device)
@@ -601,7 +576,7 @@ def measure_latent(a: argparse.Namespace) -> dict[str, Any]:
         found[name] = {"steps": about["step"], "seconds": about["info"].get("seconds")}
         grids = []
         for s in (1.0, 2.0, 4.0, 7.5):
-            model = pushed(lambda x, t: net(x, t, **given), lambda x, t: net(x, t), s)
+            model = ddpm.guided(net, s - 1, **given)
             if name.startswith("latent"):
                 white = Whitening(4).to(a.device)
                 about_white = about["info"]["whitening"]
@@ -645,7 +620,7 @@ def measure_cascade(a: argparse.Namespace) -> dict[str, Any]:
     real = data.place(rows, torch.zeros_like(rows), move=False)
     small_data, _ = held_out(min(a.n, 256), a.device)
     given = captions(small_data, rows, torch.zeros_like(rows), eye)
-    model = pushed(lambda x, t: net(x, t, **given), lambda x, t: net(x, t), 3.0)
+    model = ddpm.guided(net, 2.0, **given)
     drawn = draw(model, (len(rows), 3, 32, 32), a.steps, 0, a.device)
     found: dict[str, Any] = {"true": {}, "drawn": {}}
     eps = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(5)).to(drawn)
@@ -692,9 +667,8 @@ def score64(
 
 def measure_control(a: argparse.Namespace) -> dict[str, Any]:
     """The wanted silhouette against the one drawn, with and without control."""
-    from ddpm_core.runtime.store import load_network
-
     from ddpm_core.after.control import Control
+    from ddpm_core.runtime.store import load_network
 
     judge, eye, whole = (
         Judge(a.device),
@@ -715,9 +689,9 @@ def measure_control(a: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     grids = [real[:32], wanted[:32].expand(-1, 3, -1, -1)]
     for strength in (0.0, 0.5, 1.0, 1.5):
-        told = lambda x, t: net(x, t, control=wanted, strength=strength, **inside)
-        none = lambda x, t: net(x, t, control=wanted, strength=strength, **free)
-        x = draw(pushed(told, none, 3.0), (len(rows), 3, 32, 32), a.steps, 0, a.device)
+        held = dict(control=wanted, strength=strength)
+        model = ddpm.guided(net, 2.0, null=held | free, **held, **inside)
+        x = draw(model, (len(rows), 3, 32, 32), a.steps, 0, a.device)
         got = silhouette(x, data.grounds[white]) > 0
         want = wanted > 0
         iou = (got & want).flatten(1).sum(1) / (got | want).flatten(1).sum(1).clamp(

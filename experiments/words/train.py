@@ -17,19 +17,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from ddpm_core.after.cascade import noise_condition, shrink
 from ddpm_core.captions import GROUNDS, load_drawings
-from ddpm_core.runtime.loop import descend
-from ddpm_core.runtime.store import load_network
 from torch import Tensor, nn
 
 import ddpm_core as ddpm
 from ddpm_core.after.autoencoder import Autoencoder, Whitening, kl_to_standard
+from ddpm_core.after.cascade import noise_condition, shrink
 from ddpm_core.after.clip import CLIP, ImageEncoder, clip_loss
 from ddpm_core.after.control import Control
 from ddpm_core.after.prior import Decoder, Prior
 from ddpm_core.after.text import PAD, TextEncoder, Tokenizer
 from ddpm_core.data import data_folder
+from ddpm_core.runtime.loop import descend
+from ddpm_core.runtime.store import load_network
 
 from .drawings import Bank, Batch, Drawings
 
