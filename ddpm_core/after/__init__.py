@@ -46,6 +46,30 @@ _HOME = {
     "noised": "ddpm_core.after.cascade",
     "shrink": "ddpm_core.after.cascade",
     "with_condition": "ddpm_core.after.cascade",
+    # words, and pictures that belong to them
+    "CLIP": "ddpm_core.after.clip",
+    "FrozenText": "ddpm_core.after.text",
+    "ImageEncoder": "ddpm_core.after.clip",
+    "PatchEncoder": "ddpm_core.after.clip",
+    "TextEncoder": "ddpm_core.after.text",
+    "Tokenizer": "ddpm_core.after.text",
+    "clip_guidance": "ddpm_core.after.clip",
+    "clip_loss": "ddpm_core.after.clip",
+    "load_captioned": "ddpm_core.captions",
+    # latent diffusion
+    "Autoencoder": "ddpm_core.after.autoencoder",
+    "VectorQuantizer": "ddpm_core.after.autoencoder",
+    "Whitening": "ddpm_core.after.autoencoder",
+    "kl_to_standard": "ddpm_core.after.autoencoder",
+    "perplexity": "ddpm_core.after.autoencoder",
+    # DALL-E 2, control
+    "Control": "ddpm_core.after.control",
+    "Decoder": "ddpm_core.after.prior",
+    "Prior": "ddpm_core.after.prior",
+    "control": "ddpm_core.after.control",
+    "slerp": "ddpm_core.after.prior",
+    # Imagen
+    "dynamic_threshold": "ddpm_core.after.cascade",
     # worlds in which the answer is known
     "GaussianMixture": "ddpm_core.exact",
 }

@@ -123,3 +123,22 @@ def enlarger(unet: UNet, condition: Tensor, labels: Tensor | None = None) -> Mod
         return answer
 
     return model
+
+
+def dynamic_threshold(
+    x0_hat: Tensor, quantile: float = 0.995, largest: float | None = None
+) -> Tensor:
+    """clip(x0_hat, -s, s) / s, s = max(1, the quantile of |x0_hat| in each image). (Saharia et al. 2022, Imagen, section 2.3)
+
+    x0_hat    (B, ...) float      quantile  above 0, up to 1; the paper's text says only "a certain percentile"
+    largest   an upper limit of s, or None      ->  like x0_hat, within [-1, 1]; applied twice it changes nothing more
+    Where the quantile is at most 1, this is clamping. A hook on x0_hat of `sample`: threshold=dynamic_threshold. Not for latents,
+    whose range nobody knows. On a white ground, half of whose numbers are exactly 1, a few larger ones make all white grey.
+    Raises ValueError for a quantile outside (0, 1].
+    """
+    if not 0 < quantile <= 1:
+        raise ValueError(f"quantile = {quantile}; wanted more than 0, at most 1")
+    size = x0_hat.detach().abs().flatten(1).float()
+    s = torch.quantile(size, quantile, dim=1).clamp(min=1, max=largest)
+    s = s.view(-1, *[1] * (x0_hat.ndim - 1)).to(x0_hat)
+    return x0_hat.clamp(-s, s) / s

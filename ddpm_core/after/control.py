@@ -37,7 +37,7 @@ class Control(nn.Module):
         )
         with torch.no_grad():
             side = int(unet.config["image_size"])  # type: ignore[call-overload]
-            x = torch.zeros(1, self._inputs(unet), side, side)
+            x = unet.conv_in.weight.new_zeros(1, self._inputs(unet), side, side)
             h, skips = unet.encode(x, unet.embed(x, 1), None, unet.read(x, None, None))
         self.out = nn.ModuleList(
             zero(conv1x1(each.shape[1], each.shape[1])) for each in (*skips, h)
@@ -80,6 +80,11 @@ class Control(nn.Module):
         h = h + strength * middle(h_c)
         skips = [s + strength * way(c) for s, way, c in zip(skips, ways, skips_c)]
         return self.unet.decode(h, skips, emb, self.unet.read(x, context, mask))
+
+
+def control(unet: UNet, channels: int = 1) -> Control:
+    """A trained U-Net with a way in for a picture that says where things are; see Control."""
+    return Control(unet, channels)
 
 
 def zero(conv: nn.Conv2d) -> nn.Conv2d:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from ddpm_core.captions import GROUNDS, Drawing, load_drawings
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ddpm_core.after.text import END, PAD, Tokenizer
+from ddpm_core.captions import GROUNDS, Drawing, load_drawings
 
 BANK = 20  # tokens of a frozen reader for a name or three keywords
 KEYWORDS = 4  # how many draws of three keywords each drawing gets

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ddpm_core.captions import GROUNDS, STYLES, Drawing, load_drawings
 from PIL import Image
 from torch import Tensor
 
@@ -25,10 +24,11 @@ import ddpm_core as ddpm
 from ddpm_core.after.cascade import noise_condition, shrink
 from ddpm_core.after.clip import CLIP, clip_guidance
 from ddpm_core.after.text import PAD
+from ddpm_core.captions import GROUNDS, STYLES, Drawing, load_drawings
 from ddpm_core.metrics import kid
 
 from .drawings import Bank, Drawings
-from .train import RUNS, SCHEDULE, SIZE, silhouette, tokenizer, trained
+from .train import RUNS, SCHEDULE, SIZE, larger, silhouette, tokenizer, trained
 
 Model = Callable[..., Tensor]
 
@@ -632,7 +632,7 @@ def measure_cascade(a: argparse.Namespace) -> dict[str, Any]:
         for s in (0, 25, 50, 100, 150, 200, 300, 400):
             beside = noise_condition(SCHEDULE, small, s, eps, 64)
             x = draw(
-                lambda x, t, c=beside: large(x, t, condition=c),
+                ddpm.as_eps_model(larger(large, beside), SCHEDULE, "x0"),
                 tuple(real.shape),
                 a.steps,
                 6,
@@ -735,7 +735,9 @@ def main() -> None:
         "device": device,
         "seconds": round(time.time() - began),
         "weights": {
-            p.parent.name: hashlib.sha256(p.read_bytes()).hexdigest()
+            p.parent.name
+            if "checkpoints" in str(p)
+            else p.parents[1].name: hashlib.sha256(p.read_bytes()).hexdigest()
             for p in sorted(
                 [
                     *RUNS.glob("*/step-*/weights.safetensors"),

@@ -13,10 +13,10 @@ import json
 from pathlib import Path
 
 import torch
-from ddpm_core.captions import GROUNDS, load_drawings
 from safetensors.torch import save_file
 
 from ddpm_core.after.text import FrozenText
+from ddpm_core.captions import GROUNDS, load_drawings
 from ddpm_core.data import data_folder
 
 SPLITS = ("train", "pair", "word", "tone", "artist")

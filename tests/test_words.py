@@ -1,0 +1,311 @@
+"""The parts of pictures from words: tokens, losses, encoders, quantisers, control; and the stored networks."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import ddpm_core as ddpm
+from ddpm_core.after import (
+    CLIP,
+    Autoencoder,
+    Control,
+    Decoder,
+    Prior,
+    Tokenizer,
+    VectorQuantizer,
+    Whitening,
+    clip_guidance,
+    clip_loss,
+    dynamic_threshold,
+    kl_to_standard,
+    perplexity,
+    slerp,
+)
+from ddpm_core.runtime.store import load_network
+
+ROOT = Path(__file__).parents[1]
+WEIGHTS = ROOT / "data" / "checkpoints" / "words"
+RESULTS = ROOT / "data" / "results" / "words"
+SMALL = dict(
+    image_size=8, channels=3, width=16, multipliers=(1, 2), blocks=1, attention=(4,),
+    groups=8, dropout=0.0,
+)  # fmt: skip
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def shaken(network, seed=0):
+    torch.manual_seed(seed)
+    for p in network.parameters():
+        p.data += torch.randn_like(p) / 20
+    return network.eval()
+
+
+# --- words
+
+
+def test_a_tokenizer_gives_the_text_back_and_joins_what_is_frequent():
+    tokenizer = Tokenizer.learn(["red car", "red cart", "blue car"] * 3, merges=20)
+    tokens = tokenizer(["Red cars, blue"])
+    assert tokenizer.text(tokens[0].tolist()) == "red cars, blue"
+    plain = Tokenizer([])(["red car"])
+    assert (tokenizer(["red car"]) != 0).sum() < (plain != 0).sum()
+    assert tokens[0, 0] == 1 and (tokens == 2).sum() == 1
+
+
+def test_any_script_can_be_spelt():
+    tokenizer = Tokenizer([])
+    assert tokenizer.text(tokenizer(["문어 🐙"])[0].tolist()) == "문어 🐙"
+
+
+@pytest.mark.parametrize(
+    "captions, error, says",
+    [
+        ("octopus", TypeError, "list of strings"),
+        ([3], TypeError, "list of strings"),
+        ([""], ValueError, "no words"),
+        (["  "], ValueError, "no words"),
+        (["word " * 50], ValueError, "at most 22"),
+    ],
+)
+def test_captions_that_do_not_fit(captions, error, says):
+    with pytest.raises(error, match=says):
+        Tokenizer([])(captions)
+
+
+def test_a_tokenizer_file_that_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no tokenizer"):
+        Tokenizer.load(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(ValueError, match="is no tokenizer"):
+        Tokenizer.load(tmp_path / "x.json")
+
+
+def test_padding_is_not_read():
+    torch.manual_seed(0)
+    clip = shaken(CLIP(dict(width=16, multipliers=(1,), groups=8), dict(layers=1)))
+    short, long = Tokenizer([], length=8), Tokenizer([], length=24)
+    assert torch.allclose(
+        clip.encode_texts(short(["red"])), clip.encode_texts(long(["red"])), atol=1e-6
+    )
+    with pytest.raises(TypeError, match="LongTensor"):
+        clip.encode_texts(torch.ones(1, 8))
+
+
+# --- CLIP
+
+
+def test_the_loss_of_clip_is_two_cross_entropies():
+    f, g = torch.nn.functional.normalize(
+        torch.randn(2, 5, 7, generator=generator(), dtype=torch.float64), dim=2
+    )
+    s = 3 * f @ g.T
+    rows = [s[i, i] - s[i].exp().sum().log() for i in range(5)]
+    columns = [s[i, i] - s[:, i].exp().sum().log() for i in range(5)]
+    wanted = -(sum(rows) + sum(columns)) / 10
+    torch.testing.assert_close(clip_loss(f, g, 3.0), wanted)
+    torch.testing.assert_close(
+        clip_loss(0 * f, 0 * g, 3.0), torch.tensor(math.log(5), dtype=torch.float64)
+    )
+    with pytest.raises(ValueError, match="pair by pair"):
+        clip_loss(f, g[:3], 3.0)
+
+
+def test_the_scale_starts_at_its_value_and_stops_at_100():
+    clip = CLIP(dict(width=16, multipliers=(1,), groups=8), dict(layers=1))
+    assert clip.scale.item() == pytest.approx(1 / 0.07)
+    clip.log_scale.data += 10
+    assert clip.scale.item() == pytest.approx(100)
+
+
+def test_clip_guidance_is_the_gradient_of_the_score():
+    schedule = ddpm.linear_schedule(20)
+    encode = lambda x, t: x.flatten(1) ** 2
+    text = torch.randn(2, 12, generator=generator(), dtype=torch.float64)
+    x = torch.randn(2, 3, 2, 2, generator=generator(1), dtype=torch.float64)
+    zero = lambda x, t: 0 * x
+    model = clip_guidance(zero, schedule, encode, text, s=2.0, scale=3.0)
+    slope = 3 * (2 * x.flatten(1) * text).view_as(x)
+    wanted = -2 * (1 - schedule.alpha_bar[7]).sqrt() * slope
+    torch.testing.assert_close(model(x, 7), wanted, atol=1e-5, rtol=1e-5)
+
+
+# --- the first stage
+
+
+def test_sizes_of_an_autoencoder():
+    first = Autoencoder(width=8, multipliers=(1, 2), groups=4)
+    mean, log_var = first.encode(torch.zeros(2, 3, 8, 8))
+    assert mean.shape == log_var.shape == (2, 4, 4, 4)
+    assert first.decode(mean).shape == (2, 3, 8, 8)
+    with pytest.raises(ValueError, match="divisible by 2"):
+        first.encode(torch.zeros(2, 3, 7, 8))
+    with pytest.raises(ValueError, match="wanted \\(B, 4, h, w\\)"):
+        first.decode(torch.zeros(2, 3, 4, 4))
+
+
+def test_the_kl_is_that_of_gaussians():
+    mean, log_var = torch.randn(2, 3, 4, generator=generator(), dtype=torch.float64)
+    q = torch.distributions.Normal(mean, (log_var / 2).exp())
+    p = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    wanted = torch.distributions.kl_divergence(q, p).sum(1)
+    torch.testing.assert_close(kl_to_standard(mean, log_var), wanted)
+
+
+def test_a_quantiser_takes_the_nearest_and_lets_gradients_through():
+    torch.manual_seed(0)
+    vq = VectorQuantizer(6, 2)
+    z = torch.randn(1, 2, 3, 3, requires_grad=True)
+    out, k, loss = vq(z)
+    flat = z.permute(0, 2, 3, 1)
+    far = (flat[..., None, :] - vq.codebook.weight).square().sum(-1)
+    assert torch.equal(k, far.argmin(-1))
+    (3 * out).sum().backward(retain_graph=True)
+    torch.testing.assert_close(z.grad, torch.full_like(z, 3.0))  # straight through
+    assert vq.codebook.weight.grad is None or not vq.codebook.weight.grad.any()
+    loss.backward()
+    assert vq.codebook.weight.grad.abs().sum() > 0
+    assert perplexity(torch.tensor([0, 1, 2, 3]), 8).item() == pytest.approx(4)
+
+
+def test_whitening_and_back():
+    z = (
+        torch.randn(50, 4, 2, 2, generator=generator())
+        * torch.tensor([0.2, 1.0, 3.0, 0.5]).view(4, 1, 1)
+        + 1
+    )
+    white = Whitening.of(z)
+    assert white(z).std((0, 2, 3)).sub(1).abs().max() < 1e-5
+    torch.testing.assert_close(white.undo(white(z)), z)
+
+
+# --- prior, decoder, control
+
+
+def test_words_reach_the_prior_and_a_row_without_any_is_no_caption():
+    prior = shaken(Prior(words=6, out=8, width=12, layers=1))
+    x, words = torch.randn(2, 8), torch.randn(2, 3, 6)
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    whole = torch.randn(2, 8)
+    told = prior(x, 5, context=words, mask=mask, pooled=whole)
+    none = prior(x, 5)
+    torch.testing.assert_close(told[1], none[1])
+    assert (told[0] - none[0]).abs().max() > 1e-3
+    changed = words.clone()
+    changed[0, 2] += 5
+    torch.testing.assert_close(
+        prior(x, 5, context=changed, mask=mask, pooled=whole), told
+    )
+
+
+def test_a_decoder_with_neither_words_nor_picture_is_one_network():
+    net = shaken(Decoder(SMALL | {"context": 6}, out=8))
+    x, words = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 6)
+    none = net(x, 5)
+    masked = torch.zeros(2, 3, dtype=torch.bool)
+    torch.testing.assert_close(
+        net(x, 5, context=words, mask=masked, pooled=torch.ones(2, 8), z=torch.zeros(2, 8)),
+        none, atol=1e-5, rtol=1e-4,
+    )  # fmt: skip
+    assert (net(x, 5, z=torch.ones(2, 8)) - none).abs().max() > 1e-3
+    assert (net(x, 5, context=words, pooled=torch.ones(2, 8)) - none).abs().max() > 1e-3
+
+
+def test_control_starts_as_the_frozen_network_and_moves_with_the_first_step():
+    unet = shaken(ddpm.UNet(**SMALL))
+    net, x = Control(unet), torch.randn(2, 3, 8, 8)
+    shape = torch.ones(2, 1, 8, 8)
+    before = [p.clone() for p in unet.parameters()]
+    assert torch.equal(net(x, 5, control=shape), unet(x, 5))
+    loss = net(x, 5, control=shape).square().mean()
+    loss.backward()
+    slopes = [way.weight.grad.abs().sum() for way in net.out]
+    assert min(slopes) > 0 and not any(p.grad is not None for p in unet.parameters())
+    with torch.no_grad():
+        for p in net.parameters():
+            if p.grad is not None:
+                p -= 0.1 * p.grad
+    assert (net(x, 5, control=shape) - unet(x, 5)).abs().max() > 0
+    assert all(torch.equal(a, b) for a, b in zip(before, unet.parameters()))
+    with pytest.raises(ValueError, match="wanted \\(2, 1, 8, 8\\)"):
+        net(x, 5, control=torch.ones(2, 1, 4, 4))
+
+
+def test_slerp_keeps_the_length_that_the_straight_line_loses():
+    a, b = torch.nn.functional.normalize(
+        torch.randn(2, 5, 64, generator=generator(), dtype=torch.float64), dim=2
+    )
+    half = slerp(a, b, 0.5)
+    torch.testing.assert_close(half.norm(dim=1), torch.ones(5, dtype=torch.float64))
+    assert ((a + b) / 2).norm(dim=1).max() < 0.9
+    torch.testing.assert_close(slerp(a, b, 1.0), b)
+    torch.testing.assert_close(slerp(a, a, 0.3), a)
+
+
+def test_dynamic_thresholding():
+    x = 1.3 * torch.randn(4, 3, 8, 8, generator=generator())
+    once = dynamic_threshold(x, 0.95)
+    assert once.abs().max() <= 1
+    torch.testing.assert_close(dynamic_threshold(once, 0.95), once)
+    inside = x / x.abs().max()
+    torch.testing.assert_close(dynamic_threshold(inside, 0.95), inside)
+    assert (once.abs() == 1).float().mean() < (x.clamp(-1, 1).abs() == 1).float().mean()
+    with pytest.raises(ValueError, match="quantile = 0"):
+        dynamic_threshold(x, 0)
+
+
+# --- the stored networks
+
+STORED = sorted(p.parent.name for p in WEIGHTS.glob("*/weights.safetensors"))
+
+
+def test_the_weights_fit_into_what_was_promised():
+    sizes = [p.stat().st_size for p in WEIGHTS.glob("*/weights.safetensors")]
+    assert len(STORED) >= 10 and sum(sizes) <= 35e6
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_stored_network_loads_and_its_card_names_its_sum(name):
+    if name == "control":
+        frozen = load_network(WEIGHTS / "decoder").network.unet
+        network = load_network(WEIGHTS / name, model=Control(frozen)).network
+    else:
+        network = load_network(WEIGHTS / name).network
+    assert all(bool(p.isfinite().all()) for p in network.parameters())
+    assert sum(p.numel() for p in network.parameters()) < 3.1e6
+    digest = hashlib.sha256((WEIGHTS / name / "weights.safetensors").read_bytes())
+    assert digest.hexdigest() in (WEIGHTS / name / "README.md").read_text()
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda p: p.stem)
+def test_results_name_the_weights_that_are_there(file):
+    about = json.loads(file.read_text())["about"]
+    for name, digest in about["weights"].items():
+        found = hashlib.sha256((WEIGHTS / name / "weights.safetensors").read_bytes())
+        assert found.hexdigest() == digest, name
+    assert about["command"].startswith("python -m experiments.words.measure")
+
+
+def test_what_is_said_of_clip_is_found_again():
+    """200 of the held-out pairs: recall at 5 among them, near the stored one among all."""
+    clip = load_network(WEIGHTS / "clip").network
+    tokenizer = Tokenizer.load(WEIGHTS / "tokenizer.json")
+    images, captions, _ = ddpm.load_captioned("emoji", "pair")
+    chosen = torch.randperm(len(images), generator=generator())[:200].tolist()
+    with torch.no_grad():
+        f = clip.encode_images(ddpm.to_model_range(images[chosen]))
+        g = clip.encode_texts(tokenizer([captions[i] for i in chosen], cut=True))
+    score = f @ g.T
+    matched = score.diag()
+    stored = json.loads((RESULTS / "clip.json").read_text())["clip"]["pair"]
+    # the mean of 200 of 1,574 cosines: within four of its standard errors
+    error = matched.std() / math.sqrt(200)
+    assert (matched.mean() - stored["matched cosine"]).abs() < 4 * error
+    top = (score.topk(5).indices == torch.arange(200)[:, None]).any(1).float().mean()
+    assert top > stored["image to text R@5"]  # fewer to be mistaken for
