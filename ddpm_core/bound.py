@@ -193,6 +193,11 @@ def grid_level(x0: Tensor) -> Tensor:
         raise TypeError(
             f"x0 has dtype {x0.dtype}; wanted floats: to_model_range() takes uint8 images to [-1, 1]"
         )
+    if x0.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"x0 has dtype {x0.dtype}, which cannot hold the 256 grey levels; wanted "
+            "float32, as to_model_range() returns images"
+        )
     level = (x0 + 1) * 127.5
     if (
         not ((level - level.round()).abs() < 1e-3).all()

@@ -283,9 +283,12 @@ def sample_steps(
     shape      (B, C, H, W)
     how        Sampling(...); or its fields by keyword, sample(..., steps=50,
                sampler="dpm"): steps, sampler, variance, clip_x0, guidance, eta, ...
-    generator  of x_T and of the noise; a list of one generator an image makes each
-               image independent of the rest of its batch; None: a fresh seed every
-               time. A CPU generator gives the same noise on every device
+    generator  of x_T and of the noise; a list of one generator an image gives each
+               image its own noise, whatever the rest of its batch; None: a fresh seed
+               every time. A CPU generator gives the same noise on every device.
+               The network sums in another order in another batch: the same picture
+               then differs by that rounding, below a grey level in float32, by some
+               grey levels here and there in bfloat16 (precision="auto" may choose it)
     x_T        the noise to start from, instead of drawing it
     labels     LongTensor (B,) for a UNet with classes: given(model, labels), or with
                guidance guided(model, guidance, labels)

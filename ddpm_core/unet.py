@@ -181,10 +181,14 @@ class UNet(nn.Module):
     ) -> Tensor:
         self._check_input(x, t, y)
         self._check_conditions(x, condition, context, mask, pooled)
+        asked, own = x.dtype, self.conv_in.weight.dtype
+        if asked != own and not torch.is_autocast_enabled(x.device.type):
+            x = x.to(own)  # computed as the weights are, answered as it was asked
         emb = self.embed(x, t, y, mask, pooled)
         text = self.read(x, context, mask)
         h, skips = self.encode(x, emb, condition, text)
-        return self.decode(h, skips, emb, text)
+        answer = self.decode(h, skips, emb, text)
+        return answer if x.dtype == asked else answer.to(asked)
 
     def embed(
         self,

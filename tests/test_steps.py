@@ -4,16 +4,19 @@ import warnings
 
 import pytest
 import torch
-from laboratory import SHORT, Scale, generator, randn, small_unet
+from laboratory import SHORT, Scale, generator, randn, randomise, small_unet
 from torch.testing import assert_close
 
 from ddpm_core import (
     Sampling,
+    bits_per_dim,
     cosine_schedule,
     linear_schedule,
+    load_checkpoint,
     q_sample,
     sample,
     sample_steps,
+    to_uint8,
     train,
 )
 from ddpm_core.model import eps_of_x0, learns_variance
@@ -185,3 +188,70 @@ def test_no_warning_where_the_start_is_given():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sample(Scale(), linear_schedule(100), SHAPE, x_T=randn(*SHAPE))
+
+
+DTYPES = [torch.float64, torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pictures_of_another_dtype_than_the_network(dtype):
+    """Computed as the weights are, answered and stepped as x_T is."""
+    model, x_T = randomise(small_unet()), randn(2, 1, 8, 8)
+    how = dict(steps=4, sampler="ddim", precision="float32")
+    with torch.no_grad():
+        assert model(x_T.to(dtype), 3).dtype == dtype
+    x = sample(model, SHORT, (2, 1, 8, 8), x_T=x_T.to(dtype), **how)
+    full = sample(model, SHORT, (2, 1, 8, 8), x_T=x_T.float(), **how)
+    near = {torch.float64: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.4}[dtype]
+    assert x.dtype == dtype and (x.float() - full).abs().max() < near
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_network_of_another_dtype_than_the_pictures(dtype):
+    model = randomise(small_unet())
+    x_T = randn(2, 1, 8, 8, dtype=torch.float32)
+    with torch.no_grad():
+        full = model(x_T, 3)
+        got = model.to(dtype)(x_T, 3)
+    assert got.dtype == torch.float32
+    assert 0 < (got - full).abs().max() < 0.05 * full.abs().max()
+    x = sample(model, SHORT, (2, 1, 8, 8), x_T=x_T, steps=2)
+    assert x.dtype == torch.float32 and x.isfinite().all()
+
+
+def test_the_bound_of_another_dtype():
+    model, x0 = randomise(small_unet()), torch.zeros(2, 1, 8, 8) - 1
+    args = dict(generator=generator())
+    a = bits_per_dim(model, SHORT, x0.double(), generator=generator()).total
+    b = bits_per_dim(model, SHORT, x0, generator=generator()).total
+    assert_close(a.float(), b, rtol=1e-4, atol=1e-4)
+    for dtype in DTYPES[1:]:
+        with pytest.raises(TypeError, match="cannot hold the 256 grey levels; wanted"):
+            bits_per_dim(model, SHORT, x0.to(dtype), **args)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_another_batch_changes_a_picture_by_rounding_only(precision):
+    """The limit that the docstring states, for the published network."""
+    checkpoint = load_checkpoint("data/checkpoints/fashion-mnist")
+    how = dict(steps=10, sampler="dpm", precision=precision)
+
+    def pictures(chosen):
+        return to_uint8(
+            sample(
+                checkpoint.model,
+                checkpoint.schedule,
+                (len(chosen), 1, 28, 28),
+                labels=torch.tensor(chosen),
+                generator=[generator(i) for i in chosen],
+                **how,
+            )
+        ).int()
+
+    together = pictures([0, 1, 2, 3])
+    alone = torch.cat([pictures([i]) for i in range(4)])
+    away = (together - alone).abs()
+    if precision == "float32":
+        assert away.max() <= 1 and (away > 0).double().mean() < 0.01
+    else:
+        assert away.double().mean() < 1 and away.max() < 32
