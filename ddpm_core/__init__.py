@@ -6,6 +6,7 @@ is any callable model(x_t, t) -> eps_hat.
 
 from .bits import BitsPerDim, BoundEstimate, bits_per_dim, bits_per_dim_estimate
 from .bound import decoder_log_likelihood
+from .captions import captions_of, load_captioned, load_drawings, on_ground
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .data import class_names, load_images, to_model_range, to_uint8
 from .forward import q_posterior, q_sample, q_step
