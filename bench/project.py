@@ -49,7 +49,8 @@ def loops(dry: bool) -> Iterator[dict[str, Any]]:
 
 def pages(some: int | None = None) -> Iterator[dict[str, Any]]:
     """Bytes that every page loads, text compressed as public hosts send it, and the seconds until its first formula stands, from disk."""
-    from book._tools.browser import CHROMIUM, FIRST_FORMULA, WATCH, Browser, weight
+    from book._tools.browser import CHROMIUM, Browser, weight
+    from book._tools.fits import WATCH
 
     if not CHROMIUM or not SITE.exists():
         return
@@ -60,7 +61,7 @@ def pages(some: int | None = None) -> Iterator[dict[str, Any]]:
         seconds = []
         for _ in range(3):
             browser.open(page.as_uri())
-            seconds.append(browser.js(FIRST_FORMULA))
+            seconds.append(browser.js("window.firstFormula ?? null"))
         yield dict(
             what="weight",
             page=page.stem,

@@ -236,28 +236,33 @@ class FrameSlider:
         )
 
     def _pictures(self) -> list[str]:
+        said = [f"{self.name} = {label}" for label in self.labels]
         if not self.drawn:
             sharp = "pixelated" if self.scale > 1 else "auto"
-            return [_picture(f, sharp) for f in self.frames]
+            return [_picture(f, alt, sharp) for f, alt in zip(self.frames, said)]
         vector = [svg for f in self.drawn for svg in f.svg]
         salt = _page.named_after(self.alt)
         slim = iter(_page.defined_once(tuple(vector)))
         out = []
-        for f in self.drawn:
+        for f, alt in zip(self.drawn, said):
             svg = "".join(next(slim) for _ in f.svg)
             svg = svg.replace("LABEL ", "").replace(_page.SALT, salt)
             two = ' class="two"' if len(f.svg) > 1 else ""
-            out.append(f"<span{two}>{svg}</span>" if svg else _picture(*f.pixels))
+            out.append(
+                f"<span{two}>{svg}</span>"
+                if svg
+                else _picture(f.pixels[0], alt, *f.pixels[1:])
+            )
         return out
 
 
-def _picture(wide: np.ndarray, narrow: Any = None) -> str:
+def _picture(wide: np.ndarray, alt: str, narrow: Any = None) -> str:
     """Pixels as an element; of two, the browser takes the second on a phone."""
     sharp = narrow if isinstance(narrow, str) else "auto"
     h, w = wide.shape[:2]
     clear = wide.shape[-1] == 4 and bool((wide[..., 3] < 255).any())
     img = (
-        f'<img alt="" width="{w}" height="{h}"{" class=clear" if clear else ""} '
+        f'<img alt="{html.escape(alt)}" width="{w}" height="{h}"{" class=clear" if clear else ""} '
         f'style="display:block;width:100%;height:auto;image-rendering:{sharp}" '
         f'src="data:image/png;base64,{_base64(_png(wide, colours=64))}">'
     )

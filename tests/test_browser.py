@@ -1,12 +1,11 @@
 """Every page as a reader sees and uses it: on a phone and on a desk, by day and by night, by mouse, finger and keyboard, without a network."""
 
-import time
 from pathlib import Path
 
 import pytest
 from site_pages import PAGES, SITE, built, name
 
-from book._tools.browser import CHROMIUM, FIRST_FORMULA, WATCH, Browser, weight
+from book._tools.browser import CHROMIUM, Browser, weight
 
 pytestmark = [
     built,
@@ -154,30 +153,6 @@ def test_some_pages_have_formulas_and_figures(browser):
     assert chapters and not [
         name(p) for p in chapters if 'type="range"' not in p.read_text()
     ], "a chapter without an interactive figure"
-
-
-def crowded() -> float:
-    """How many times longer a computation takes than it computes: 1 on a core of one's own."""
-    wall, own = time.perf_counter(), time.process_time()
-    while time.process_time() - own < 0.15:
-        pass
-    return (time.perf_counter() - wall) / (time.process_time() - own)
-
-
-def test_the_first_formula_is_soon_there(browser):
-    """Within two seconds of opening the page with the most formulas, on a core of one's own: where others compute beside this test, the
-    seconds are those that such a core would have taken. The best of three."""
-    page = max(PAGES, key=lambda p: p.read_text().count('class="math'))
-    script = browser("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
-    browser.look(1280, dark=False)
-    seconds = []
-    while len(seconds) < 3 and min(seconds, default=9) > 2:
-        before = crowded()
-        browser.open(page.as_uri())
-        browser.js(DRAWN)
-        seconds.append(browser.js(FIRST_FORMULA) / ((before + crowded()) / 2))
-    browser("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
-    assert min(seconds) <= 2, f"{name(page)}: {seconds}"
 
 
 def test_keyboard(browser):

@@ -48,7 +48,7 @@ class Page(HTMLParser):
             [],
             "",
         )
-        self._in_style = False
+        self._in_style = self._named = False
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -63,9 +63,12 @@ class Page(HTMLParser):
             self.loads.append(attrs[LOADS[tag]])
         if tag == "link" and LINK_LOADS & set(attrs.get("rel", "").split()):
             self.loads.append(attrs.get("href") or "")
-        if tag == "img":
+        if tag in ("button", "figcaption", "a"):
+            self._named = False
+        if tag == "img" and not (self._named and attrs.get("alt") == ""):
             self.pictures.append(attrs.get("alt") or "")
         if attrs.get("role") == "img":
+            self._named = True  # the name of all that is inside
             self.pictures.append(attrs.get("aria-label") or "")
 
     def handle_data(self, data):

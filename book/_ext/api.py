@@ -28,6 +28,13 @@ LAID_OUT = re.compile(
 
 
 @lru_cache
+def listed() -> set[str]:
+    """The modules that the reference is about."""
+    page = (BOOK.parent / f"{PAGE}.md").read_text(encoding="utf-8")
+    return set(re.findall(r"automodule:: (\S+)", page))
+
+
+@lru_cache
 def names() -> dict[str, str]:
     """Public name -> full name, of every function and class that a module of the package defines. A name of two modules is left out."""
     found: dict[str, list[str]] = {}
@@ -35,6 +42,8 @@ def names() -> dict[str, str]:
         if module.name.startswith("_"):
             continue
         loaded = importlib.import_module(f"ddpm_core.{module.name}")
+        if loaded.__name__ not in listed():  # inside, or moved inside
+            continue
         for name, member in vars(loaded).items():
             if (
                 not name.startswith("_")

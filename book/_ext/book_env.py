@@ -2,25 +2,29 @@
 
 The address is that of [project.urls] in pyproject.toml (book._tools.set_address writes it). While it is not set the pages have no
 repository, issue and Colab buttons, so no dead links. MathJax is copied into the site out of the package sphinx-mathjax-offline:
-tex-chtml.js and its fonts, and what its menu loads when a reader switches the speech on (English); 2.4 MB, and not the other 22 MB of it.
+its fonts, which formulas.py needs; and for the reader who asks for its menu tex-chtml.js and the English speech; 2.4 MB of 24.
 """
 
-import importlib.util
+import base64
 import re
 import shutil
 from pathlib import Path
 
-from sphinx.errors import ExtensionError
-
+from book._ext.formulas import mathjax
 from book._tools.notebooks import address
 
-# MathJax shows nothing before all formulas of a page are set. The first dozen are set before the others, so that one can begin to read.
-FIRST_FORMULAS = """if (window.MathJax) MathJax.startup = {...MathJax.startup, pageReady() {
-  const first = [...document.querySelectorAll("article .math")].slice(0, 12);
-  return MathJax.typesetPromise(first).then(() => new Promise(requestAnimationFrame)).then(() => MathJax.startup.defaultPageReady());
-}};"""
 SCRIPTED_ICONS = re.compile(
     r"<(?:script|link)[^>]*scripts/fontawesome\.js[^>]*>(?:</script>)?"
+)
+# Of no use to a page of the book: tabs and cards, code run elsewhere; and, but on the page of the search, its index.
+UNUSED = re.compile(
+    r"<(?:script|link)[^>]*(?:sphinx-design\.min\.css|design-tabs\.js|sphinx-thebe\.(?:css|js))[^>]*>(?:</script>)?\n?"
+)
+FOR_THE_SEARCH = re.compile(
+    r"<script[^>]*(?:searchtools|language_data|searchindex)\.js[^>]*></script>\n?"
+)
+WAITED_FOR = re.compile(
+    r"<script (?=src=[^>]*_static/(?!documentation_options))(?![^>]*\b(?:defer|async)\b)"
 )
 
 
@@ -78,12 +82,7 @@ def without_thebe(app, config) -> None:
 def copy_mathjax(app) -> None:
     if app.builder.format != "html":
         return
-    package = importlib.util.find_spec("sphinx-mathjax-offline")
-    if package is None:
-        raise ExtensionError(
-            "sphinx-mathjax-offline is not installed: make book installs it"
-        )
-    source = Path(package.origin).parent / "static" / "mathjax"
+    source = mathjax()
     target = Path(app.outdir) / "_static" / "mathjax"
     fonts = Path("output/chtml/fonts/woff-v2")
     shutil.copytree(source / fonts, target / fonts, dirs_exist_ok=True)
@@ -93,29 +92,43 @@ def copy_mathjax(app) -> None:
         shutil.copy(source / file, target / file)
 
 
-def without_scripted_icons(app, error) -> None:
-    """The theme carries its icons twice: as a font, which its style sheet names, and as a script of 1.5 MB that draws them as SVG. The font
-    does for the dozen that are shown; without the script each page is there sooner and half as heavy."""
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def be_light(app, error) -> None:
+    """What a page need not load before it is read. The theme carries its icons twice: as a font, which its style sheet names, and as a
+    script of 1.5 MB that draws them as SVG; the font does. Scripts wait until the text is there. The text's font lies in the style
+    sheet itself: one that came later would move every line."""
     if app.builder.format != "html" or error:
         return
     script = Path(app.outdir) / "_static" / "scripts" / "fontawesome.js"
     if script.exists():
         script.unlink()
+    sheet = Path(app.outdir) / "_static" / "book.css"
+    if sheet.exists():
+        sheet.write_text(
+            re.sub(
+                r"url\((fonts/[\w-]+\.woff2)\)",
+                lambda m: f"url(data:font/woff2;base64,{_base64(sheet.parent / m[1])})",
+                sheet.read_text(encoding="utf-8"),
+            ),
+            encoding="utf-8",
+        )
     for page in Path(app.outdir).rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        page.write_text(SCRIPTED_ICONS.sub("", text), encoding="utf-8")
+        text = UNUSED.sub("", SCRIPTED_ICONS.sub("", text))
+        if page.name != "search.html":
+            text = WAITED_FOR.sub("<script defer ", FOR_THE_SEARCH.sub("", text))
+        page.write_text(text, encoding="utf-8")
 
 
 def setup(app):
-    app.config.mathjax_path = "mathjax/tex-chtml.js"
     be_shared_and_found(app)
-    app.add_js_file(
-        None, body=FIRST_FORMULAS, priority=900
-    )  # after Sphinx's own words to MathJax
     app.connect(
         "config-inited", set_address, priority=10
     )  # before the theme reads its options
     app.connect("config-inited", without_thebe)
     app.connect("builder-inited", copy_mathjax)
-    app.connect("build-finished", without_scripted_icons)
+    app.connect("build-finished", be_light)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -110,7 +110,8 @@ const Draw = (() => {
     const form = root.querySelector("form"), find = (name) => root.querySelector(name);
     const [left, right, time, shown, said, shelf, button] = [".draw-x", ".draw-x0", ".draw-time", ".draw-t", ".draw-said", ".draw-shelf", "button"].map((n) => form.querySelector(n));
     const { label, seed, steps, sampler } = form.elements, side = +root.dataset.side;
-    let frames = [], run = 0;
+    let frames = [], run = 0, drawn = "";
+    const settings = () => [label, seed, steps, sampler].map((control) => control.value).join();
 
     const show = (frame) => {
       paint(left, frame.x, frame.t ? 0.5 : 1); // x_t reaches beyond -1 and 1
@@ -138,6 +139,7 @@ const Draw = (() => {
     };
 
     async function draw() {
+      if (drawn === settings()) seed.value = (+seed.value + 1) % (+seed.max + 1); // pressed again, another picture
       fresh();
       const mine = run, chosen = label.options[label.selectedIndex].text, n = +steps.value;
       button.textContent = "Stop";
@@ -159,6 +161,7 @@ const Draw = (() => {
         right.setAttribute("aria-label", `The network's last guess of it: ${chosen}`);
         Object.assign(time, { max: frames.length - 1, value: frames.length - 1, disabled: false });
         keep(what, frames[frames.length - 1].x);
+        drawn = settings();
       } catch (error) {
         console.info(error);
         said.textContent = `This browser could not run the network (${error.message}). The stored run below shows what it would have drawn.`;
@@ -182,15 +185,12 @@ const Draw = (() => {
       if (button.textContent === "Stop") button.textContent = "Draw";
       if (form.checkValidity()) fresh();
     });
-    find(".draw-cannot").remove();
-    find(".draw-stored").open = false;
-    form.hidden = false;
     fresh();
   }
 
   function ready() {
     const root = document.getElementById("draw");
-    if (root && typeof WebAssembly === "object" && typeof DecompressionStream === "function") start(root);
+    if (root && !root.querySelector("form").hidden) start(root); // the page's own line below the figure has looked whether it can
   }
   document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", ready) : ready();
   return { uniform, normals, respace, sampleSteps, load, files: {} };

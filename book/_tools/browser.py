@@ -40,10 +40,6 @@ FLAGS = [
     "--disable-dev-shm-usage",
     "--remote-debugging-pipe",
 ]
-# Put into every page before it loads, the first notes when a formula stands; the second says it, in seconds, or null.
-WATCH = """(function look() { document.querySelector('article mjx-container mjx-math') ? window.firstFormula = performance.now() / 1000
-    : requestAnimationFrame(look) })()"""
-FIRST_FORMULA = "window.firstFormula ?? null"
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
 
 

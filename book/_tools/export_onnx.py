@@ -393,6 +393,9 @@ def figure(stored: str, about: dict) -> str:
 <details class="draw-stored" open><summary>A stored run</summary>
 {stored}
 </details>
+<script>if (typeof WebAssembly === "object" && typeof DecompressionStream === "function") {{
+  const root = document.getElementById("draw");
+  root.querySelector("form").hidden = false; root.querySelector(".draw-stored").open = false; root.querySelector(".draw-cannot").remove(); }}</script>
 </div>
 """
 

@@ -24,6 +24,16 @@ CHECKS = (
     "check_zero",
     "check_mc",
 )  # and check_seen, which a misprint must not pass
+BROKEN = (
+    "2",
+    "4",
+    "7",
+    "10",
+    "11",
+    "12",
+    "13",
+    "15",
+)  # with a misprint to try, see book/_ext/breaks.py
 TABLE = Path(__file__).with_name("questions.toml")
 NUMBER = r"\((\d+)\)"
 NAMED = re.compile(rf"\bEqs?\. ?{NUMBER}(?:(?:,? and |, | to | ?[-\u2013] ?){NUMBER})*")
@@ -176,6 +186,8 @@ def equations_page(book: list[Chapter], package: dict) -> tuple[str, list[str]]:
         "For each numbered equation of the paper: the chapter that derives it, the function of `ddpm_core` that *is* it, and the checks that would fail",
         "if either were wrong. The page is written by a program from the chapters and the code, so it is never out of date.",
         "",
+        "Eight of them are in circulation with a misprint. Below these stands a switch: put the misprint in, and see what its check says.",
+        "",
     ]
     missing = []
     for n in EQUATIONS:
@@ -199,6 +211,11 @@ def equations_page(book: list[Chapter], package: dict) -> tuple[str, list[str]]:
         lines += [
             owner.formulas[n],
             "",
+            *(
+                ['<div class="break" data-equation="' + n + '"></div>', ""]
+                if n in BROKEN
+                else []
+            ),
             f"- *Derived in* [{owner.title}]({owner.file}), as Eq. ({n}).",
             f"- *Code*: {', '.join(f'`{name}` in `ddpm_core/{file}`' for name, file in code)}.",
             f"- *Checks that name it*: {listed(name if c is owner else f'{name} ({c.title})' for c, name in naming)}.",
