@@ -3,7 +3,8 @@
     python -m experiments.annealing [-n 60] [--seed 0]        about ten minutes on two cores
 
 Each row draws n labelled images with 200 evaluations of the network for each, from the same x_T. Judged with Fashion features: the
-share of images that the classifier takes for their label, and the Frechet distance to the training images, beside n real test images.
+share of images that the classifier takes for their label, and the Frechet distance to the training images, beside five sets of
+n real test images with the same classes.
 Writes data/results/annealing.json, and the first ten of each row in annealing.png.
 """
 
@@ -111,8 +112,11 @@ def main() -> None:
         print(rows[-1], flush=True)
     test, names = ddpm.load_images("fashion-mnist", "test")
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(o.seed))
+    each = [order[names[order] == k] for k in range(10)]  # by class, as in the rows
     real = []
-    for part in order.split(o.n)[:5]:
+    for _ in range(5):
+        part = torch.cat([one[: (labels == k).sum()] for k, one in enumerate(each)])
+        each = [one[(labels == k).sum() :] for k, one in enumerate(each)]
         features, logits = classify(judge, test[part])
         real.append(
             {
