@@ -37,7 +37,15 @@ BROKEN = (
 TABLE = Path(__file__).with_name("questions.toml")
 NUMBER = r"\((\d+)\)"
 NAMED = re.compile(rf"\bEqs?\. ?{NUMBER}(?:(?:,? and |, | to | ?[-\u2013] ?){NUMBER})*")
-TAGGED = re.compile(r"\$\$(?:(?!\$\$).)*?\\tag\{(\d+)\}(?:(?!\$\$).)*?\$\$", re.DOTALL)
+TAGGED = re.compile(
+    r"\$\$(?:(?!\$\$).)*?\\tag\{([A-Z]?\d+)\}(?:(?!\$\$).)*?\$\$", re.DOTALL
+)
+PAPERS = {  # the letter before the number of an equation that is another paper's
+    "C": "Chen et al. 2018, Neural Ordinary Differential Equations",
+    "N": "Song and Ermon 2019, Generative Modeling by Estimating Gradients",
+    "E": "Song et al. 2021, Score-Based Generative Modeling through SDEs",
+    "S": "Song, Meng and Ermon 2021, Denoising Diffusion Implicit Models",
+}
 
 
 @dataclass
@@ -109,7 +117,7 @@ def slug(heading: str, taken=()) -> str:
 def bare(display: str) -> str:
     """A tagged display of a quotation -> the same display without quotation marks and number, and without its full stop."""
     text = re.sub(r"^> ?", "", display, flags=re.MULTILINE).strip()
-    return re.sub(r"\s*[.,]?\s*\\tag\{\d+\}", "", text)
+    return re.sub(r"\s*[.,]?\s*\\tag\{\w+\}", "", text)
 
 
 def check_names(source: str, kinds: tuple[str, ...]) -> list[str]:
@@ -228,6 +236,13 @@ def equations_page(book: list[Chapter], package: dict) -> tuple[str, list[str]]:
             ),
             "",
         ]
+    others = [(tag, c) for c in book for tag in c.formulas if not tag.isdigit()]
+    for letter in sorted({tag[0] for tag, _ in others}):
+        lines += [f"## Equations of {PAPERS.get(letter, 'another paper')}", ""]
+        for tag, c in sorted(others, key=lambda one: int(one[0][1:])):
+            if tag[0] == letter:
+                place = f"*Derived in* [{c.title}]({c.file}), as ({tag})."
+                lines += [c.formulas[tag], "", place, ""]
     lines += [
         "## All checks, chapter by chapter",
         "",
