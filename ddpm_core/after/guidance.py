@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..reverse import Model, ask, predict_x0
-from ..schedule import Schedule, at
+from ..schedule import Schedule, alpha_bar_at, at
 
 Gradient = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> grad log p(y | x_t)
 Spread = float | str | Callable[[int], float]
@@ -51,6 +51,9 @@ def _by_gradient(model: Model, schedule: Schedule, gradient: Gradient) -> Model:
             raise ValueError(
                 f"the gradient has shape {tuple(getattr(g, 'shape', ()))} for x_t of shape {tuple(x_t.shape)}; wanted the same shape"
             )
+        if t.is_floating_point():  # between whole times, for the flow
+            noise = (1 - alpha_bar_at(schedule, t)).sqrt().to(x_t)
+            return eps - noise.reshape(-1, *[1] * (x_t.ndim - 1)) * g
         return eps - at((1 - schedule.alpha_bar).sqrt(), t, x_t) * g
 
     return bent

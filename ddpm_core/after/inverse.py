@@ -27,7 +27,7 @@ from .cascade import noised
 
 
 def resampling_times(steps: int, resample: int, jump: int) -> list[int]:
-    """The times that RePaint visits, from `steps` to 0: after every `jump` steps down, `resample` - 1 times up by `jump` and down again.
+    """The times that RePaint visits, from `steps` to 0: at t = 1, 1 + jump, ... it goes `resample` - 1 times up by `jump` and down again.
 
     (Lugmayr et al. 2022, the schedule of their code.) resample = 1 goes straight down.
     Raises ValueError for numbers below 1 and for a jump longer than the way.
@@ -35,11 +35,12 @@ def resampling_times(steps: int, resample: int, jump: int) -> list[int]:
     for name, value in (("steps", steps), ("resample", resample), ("jump", jump)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} = {value!r}; wanted a whole number, at least 1")
-    if jump > steps:
+    if resample > 1 and jump >= steps:
         raise ValueError(
-            f"jump = {jump} with {steps} steps; wanted a jump of at most {steps}"
+            f"jump = {jump} with {steps} steps; wanted a jump of at most {steps - 1}"
         )
-    left = {t: resample - 1 for t in range(0, steps - jump + 1, jump)}
+    # never up from t = 0: the step into it adds no noise, so that repeating it would only shrink
+    left = {t: resample - 1 for t in range(1, steps - jump + 1, jump)}
     times = [steps]
     while times[-1] > 0:
         times.append(times[-1] - 1)
