@@ -1,6 +1,6 @@
 """Train the two networks of a cascade on Fashion-MNIST: one draws 14 x 14 pixels, one enlarges to 28 x 28.
 
-    python -m experiments.train_cascade base        about 3 minutes of one core
+    python -m experiments.train_cascade base        about 2 minutes of one core
     python -m experiments.train_cascade enlarger    about 6 minutes
 
 The enlarger starts as the network of data/checkpoints/fashion-mnist with two further input channels of weight zero. Started again, a
@@ -18,7 +18,7 @@ import ddpm_core as ddpm
 from ddpm_core.after.cascade import Enlarger, enlarging, shrink, with_condition
 from experiments.results import ROOT, machine, sha256
 
-STEPS = {"base": 1200, "enlarger": 600}
+STEPS = {"base": 600, "enlarger": 600}
 README = """# Cascade on Fashion-MNIST: {name}
 
 {what}
