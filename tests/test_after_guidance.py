@@ -4,8 +4,19 @@ import pytest
 import torch
 from laboratory import generator, randn
 
-from ddpm_core import linear_schedule, predict_x0, sample
-from ddpm_core.after.classifier import NoisyClassifier, fashion_noisy_classifier
+from ddpm_core import (
+    linear_schedule,
+    load_images,
+    predict_x0,
+    q_sample,
+    sample,
+    to_model_range,
+)
+from ddpm_core.after.classifier import (
+    NoisyClassifier,
+    fashion_noisy_classifier,
+    noisy_accuracy,
+)
 from ddpm_core.after.encoding import ddim_invert
 from ddpm_core.after.guidance import (
     classifier_gradient,
@@ -179,3 +190,15 @@ def test_the_noisy_classifier_is_told_t_and_says_what_it_wants(tmp_path):
         network(x.long(), 7)
     with pytest.raises(FileNotFoundError, match="train_noisy_classifier"):
         fashion_noisy_classifier(tmp_path)
+
+
+def test_the_kept_classifier_is_as_right_as_its_card_says():
+    network = fashion_noisy_classifier()
+    images, labels = load_images("fashion-mnist", "test")
+    n, t = 500, 250
+    eps = randn(n, 1, 28, 28, dtype=torch.float32)
+    x_t = q_sample(linear_schedule(), to_model_range(images[:n]), t, eps)
+    right = noisy_accuracy(network, x_t, labels[:n], t)
+    said = network.card["accuracy"][str(t)]["noisy"]
+    assert abs(right - said) < 4 * (said * (1 - said) / n) ** 0.5
+    assert noisy_accuracy(network, x_t, labels[:n], 900) < right  # it listens to t

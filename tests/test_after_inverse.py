@@ -4,7 +4,14 @@ import pytest
 import torch
 from laboratory import generator, randn
 
-from ddpm_core import UNet, linear_schedule, q_sample
+from ddpm_core import (
+    UNet,
+    linear_schedule,
+    load_checkpoint,
+    load_images,
+    q_sample,
+    to_model_range,
+)
 from ddpm_core.after.bases import Basis, grey_basis, haar_basis
 from ddpm_core.after.cascade import (
     Enlarger,
@@ -16,6 +23,7 @@ from ddpm_core.after.cascade import (
     with_condition,
 )
 from ddpm_core.after.inverse import inpaint_steps, resampling_times
+from ddpm_core.data import data_folder
 from ddpm_core.exact import gaussian
 
 SCHEDULE = linear_schedule(200, 1e-3, 0.05)
@@ -157,3 +165,20 @@ def test_levels_and_sizes_that_are_refused():
         shrink(randn(1, 1, 5, 4))
     with pytest.raises(ValueError, match="same shape"):
         noised(SCHEDULE, z, 3, z[0])
+
+
+def test_the_kept_cascade_looks_at_the_small_picture():
+    folder = data_folder() / "checkpoints" / "cascade"
+    base, big = (load_checkpoint(folder / name) for name in ("base", "enlarger"))
+    assert base.model.config["image_size"] == 14
+    images, _ = load_images("fashion-mnist", "test")
+    x0, g = to_model_range(images[:32]), generator()
+    eps = torch.randn(x0.shape, generator=g)
+    z, t = shrink(x0), 500
+    x_t = q_sample(big.schedule, x0, t, eps)
+    error = []
+    for small in (z, z.flip(0)):
+        told = noise_condition(big.schedule, small, 0, torch.zeros_like(z), 28)
+        with torch.no_grad():
+            error.append((enlarger(big.model, told)(x_t, t) - eps).square().mean())
+    assert error[0] < error[1] / 1.5

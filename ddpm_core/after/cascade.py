@@ -48,7 +48,7 @@ def noise_condition(
 
     z, eps  (B, C, h, w) float, the small picture in [-1, 1] and standard normal noise
     s       int or LongTensor (B,) in 0..T, how far z is spoilt; 0: not at all      size  H = W, a multiple of h = w
-    -> (B, C + 1, size, size). Noise conditioning augmentation (Ho et al. 2022, "Cascaded diffusion models", section 4.2)
+    -> (B, C + 1, size, size). Noise conditioning augmentation (Ho et al. 2022, "Cascaded diffusion models")
     Raises ValueError for a level outside 0..T and for a size that is no multiple.
     """
     if z.ndim != 4 or z.shape[2] != z.shape[3] or size % z.shape[2]:
