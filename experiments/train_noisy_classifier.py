@@ -29,7 +29,7 @@ from experiments.results import ROOT, machine
 
 README = """# Classifier of noisy Fashion-MNIST pictures
 
-Answers p(y | x_t) for t = 0..1000 of the paper's schedule; {parameters:,} parameters. It guides (chapter 27) and never judges.
+Answers p(y | x_t) for t = 0..1000 of the paper's schedule; {parameters:,} parameters. It guides and never judges.
 
 | | |
 |---|---|
