@@ -200,6 +200,7 @@ HITS = """new Promise(done => { const end = Date.now() + 10000, look = () => {
         ("변분 하한", "book/notation.html"),
         ("사후분포", "book/notation.html"),
         ("reparameterisation", "book/02_forward.html"),
+        ("posterior", "book/05_posterior.html"),
     ],
 )
 def test_search(browser, query, wanted):
@@ -209,6 +210,36 @@ def test_search(browser, query, wanted):
     assert any(hit == wanted or hit.split("#")[0] == wanted for hit in hits[:3]), hits[
         :6
     ]
+
+
+def test_a_term_finds_chapters_before_functions(browser):
+    browser.open((SITE / "search.html").as_uri() + "?q=posterior")
+    hits = [url.split("/html/")[1].split("?")[0] for url in browser.js(HITS)]
+    first = next(i for i, hit in enumerate(hits) if hit.startswith("book/reference"))
+    assert sum(hit.split("/")[1][:2].isdigit() for hit in hits[:first]) >= 3, hits[:8]
+
+
+def test_the_landing_page_plays_by_itself_and_not_for_who_wants_less_motion(browser):
+    shown = "+document.querySelector('.opening input').value"
+    browser.look(1280, dark=False)  # less motion
+    browser.open((SITE / "index.html").as_uri())
+    still = browser.js(f"new Promise(done => setTimeout(() => done({shown}), 1200))")
+    assert still == browser.js("+document.querySelector('.opening input').max")
+    browser("Emulation.setEmulatedMedia", features=[])
+    browser.open((SITE / "index.html").as_uri())
+    at = browser.js(
+        f"new Promise(done => {{ const end = Date.now() + 8000, i = setInterval(() => ({shown} > 3 || Date.now() > end) && (clearInterval(i), done({shown})), 50) }})"
+    )
+    assert at > 3
+    assert "minutes" in browser.js("document.querySelector('.begin a').textContent")
+
+
+def test_a_solution_is_one_box(browser):
+    browser.open((SITE / "book" / "05_posterior.html").as_uri())
+    assert browser.js("document.querySelectorAll('details .tag_solution').length") >= 3
+    assert not browser.js(
+        "document.querySelectorAll('.tag_solution details.above-input').length"
+    )
 
 
 def test_a_broken_page_is_seen(browser, tmp_path):

@@ -6,9 +6,12 @@ its fonts, which formulas.py needs; and for the reader who asks for its menu tex
 """
 
 import base64
+import html
 import re
 import shutil
 from pathlib import Path
+
+from docutils import nodes
 
 from book._ext.formulas import mathjax
 from book._tools.notebooks import address
@@ -56,7 +59,7 @@ def pages_address(repository: str) -> str:
 
 
 def be_shared_and_found(app) -> None:
-    """With a known address of the pages: what a link to one looks like where it is shared (a card drawn from the title), and a sitemap."""
+    """With a known address of the pages: what a link to one looks like where it is shared, and a sitemap."""
     site = pages_address(address())
     if site:
         app.setup_extension("sphinxext.opengraph")
@@ -66,7 +69,8 @@ def be_shared_and_found(app) -> None:
         app.config.ogp_use_first_image = (
             False  # the figures are part of the pages, not files
         )
-        app.config.ogp_social_cards = {"line_color": "#0072b2"}
+        app.config.ogp_image = f"{site}_static/share.png"
+        app.config.ogp_social_cards = {"enable": False}  # one picture for all pages
         app.config.sitemap_url_scheme = "{link}"
 
 
@@ -88,7 +92,13 @@ def copy_mathjax(app) -> None:
     shutil.copytree(source / fonts, target / fonts, dirs_exist_ok=True)
     shutil.copytree(source / "a11y", target / "a11y", dirs_exist_ok=True)
     (target / "sre" / "mathmaps").mkdir(parents=True, exist_ok=True)
-    for file in ("tex-chtml.js", "sre/mathmaps/base.json", "sre/mathmaps/en.json"):
+    (target / "input").mkdir(exist_ok=True)  # the speech reads MathML
+    for file in (
+        "tex-chtml.js",
+        "input/mml.js",
+        "sre/mathmaps/base.json",
+        "sre/mathmaps/en.json",
+    ):
         shutil.copy(source / file, target / file)
 
 
@@ -123,7 +133,54 @@ def be_light(app, error) -> None:
         page.write_text(text, encoding="utf-8")
 
 
+def say_colab(name, rawtext, text, lineno, inliner, options=None, content=None):
+    """{colab}`how`: where to find Colab's button, or, while the address is not set, what to do instead."""
+    if address():
+        words = "The rocket at the top of each chapter opens it on Colab."
+        return [nodes.Text(words)], []
+    command = "python -m book._tools.set_address https://github.com/OWNER/REPOSITORY"
+    return [
+        nodes.Text("On Colab: put this repository on GitHub and say where, by "),
+        nodes.literal(command, command),
+        nodes.Text(
+            "; each chapter then has a button that opens it there. Without that, upload a chapter to Colab, and the "
+            "repository beside it to /content/ddpm-book."
+        ),
+    ], []
+
+
+def describe(app, page: str, template: str, context, doctree) -> None:
+    """What a search engine and whoever shares a page show of it: its first sentence."""
+    tags = context.get("metatags", "")
+    if doctree is not None and 'name="description"' not in tags:
+        first = next(
+            (
+                p.astext()
+                for p in doctree.findall(nodes.paragraph)
+                if len(p.astext()) > 60 and not any(p.findall(nodes.math))
+            ),
+            "",
+        )
+        words = " ".join(first.split())
+        words = (
+            words if len(words) <= 180 else words[:180].rsplit(" ", 1)[0] + " \u2026"
+        )
+        if words:
+            tags += f'<meta name="description" content="{html.escape(words)}"/>'
+    if "og:title" not in tags and page != "search":
+        title = re.sub("<[^>]*>", "", context.get("title", ""))
+        up = "../" * page.count("/")
+        tags += (
+            f'<meta property="og:title" content="{html.escape(html.unescape(title))}"/>'
+            '<meta property="og:type" content="book"/>'
+            f'<meta property="og:image" content="{up}_static/share.png"/>'
+        )
+    context["metatags"] = tags
+
+
 def setup(app):
+    app.add_role("colab", say_colab)
+    app.connect("html-page-context", describe, priority=900)
     be_shared_and_found(app)
     app.connect(
         "config-inited", set_address, priority=10

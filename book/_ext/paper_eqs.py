@@ -20,6 +20,12 @@ from sphinx.util import logging
 log = logging.getLogger(__name__)
 
 TAG = re.compile(r"\\tag\{([^}]*)\}")
+CALLED = {  # what the field calls them, for the search
+    "7": ("posterior", "forward posterior"),
+    "13": ("discrete decoder", "discretized likelihood"),
+    "14": ("simple loss", "L_simple", "simplified objective"),
+    "15": ("predicted x_0",),
+}
 NUMBER = r"\(([A-Z]?\d+[a-z]?)\)"
 REFERENCE = re.compile(
     rf"\bEqs?\.\s+{NUMBER}(?:(?:,? and |, | to |\s*[-\u2013]\s*){NUMBER})*"
@@ -72,6 +78,15 @@ def collect(app, doctree) -> None:
             equation.children = [nodes.Text(rf"\[{body}\]")]
 
 
+def keep_together(app, doctree) -> None:
+    """A heading does not break between "Eq." and its number."""
+    for title in doctree.findall(nodes.title):
+        for text in list(title.findall(nodes.Text)):
+            kept = re.sub(r"\b(Eqs?\.) (?=\()", "\\1\u00a0", str(text))
+            if kept != str(text):
+                text.parent.replace(text, nodes.Text(kept))
+
+
 def names(number: str) -> list[str]:
     """What a reader types to find an equation. As entries of Sphinx's index they lead the search straight to it."""
     return [
@@ -82,6 +97,7 @@ def names(number: str) -> list[str]:
         f"({number})",
         f"\uc2dd ({number})",
         f"\uc2dd {number}",
+        *CALLED.get(number, ()),
     ]
 
 
@@ -184,6 +200,7 @@ def ancestors(node):
 
 
 def setup(app):
+    app.connect("doctree-read", keep_together, priority=400)  # before titles are kept
     app.connect("doctree-read", collect)
     app.connect("env-purge-doc", forget)
     app.connect("env-check-consistency", check_unique)

@@ -2,7 +2,7 @@
 
 A page's seconds are its words at 200 a minute, with 20 s for a displayed formula, 2 s for one in the text, 2 s for a line of code that
 is not folded away and 10 s for what a cell shows; said in steps of five minutes, for it is no more than an estimate. Solutions do not count. On
-the landing page {reading-time}`all` stands for all chapters together.
+the landing page {reading-time}`all` stands for all chapters together, {reading-time}`book/01_reverse_chain` for one of them.
 """
 
 import re
@@ -113,7 +113,12 @@ def numbers(env) -> dict[str, int]:
 def put(app, doctree, docname: str) -> None:
     chapters, took = numbers(app.env), app.env.reading_seconds
     for node in list(doctree.findall(Total)):
-        node.replace_self(nodes.Text(spoken(sum(took[page] for page in chapters))))
+        of = node["of"]
+        node.replace_self(
+            nodes.Text(
+                spoken(sum(took[p] for p in chapters) if of == "all" else took[of])
+            )
+        )
     title = next(iter(doctree.findall(nodes.title)), None)
     if docname not in chapters or title is None:
         return
@@ -128,13 +133,14 @@ def put(app, doctree, docname: str) -> None:
 
 
 def role(name, rawtext, text, lineno, inliner, options=None, content=None):
-    if text != "all":
+    if text != "all" and not text.startswith("book/"):
         return [], [
             inliner.reporter.error(
-                f'reading-time is asked for {text!r}; wanted "all"', line=lineno
+                f'reading-time is asked for {text!r}; wanted "all" or a page such as book/01_reverse_chain',
+                line=lineno,
             )
         ]
-    return [Total()], []
+    return [Total(of=text)], []
 
 
 def setup(app):

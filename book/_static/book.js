@@ -15,7 +15,7 @@ document.querySelectorAll(".theme-switch, .search-button-field i").forEach(icon 
   function mathjax() {
     return loading ||= new Promise((done, failed) => {
       window.MathJax = {
-        chtml: { matchFontHeight: false, scale: 1.1 }, options: { menuOptions: { settings: { explorer: true } } },
+        chtml: { matchFontHeight: false, scale: 1.1 },
         startup: { typeset: false, pageReady: () => Promise.resolve() },
       };
       const own = document.querySelector("script[src*='book.js']").src;
@@ -96,4 +96,16 @@ document.querySelectorAll(".algorithm").forEach(box => {
     setTimeout(() => (button.textContent = "Copy"), 1500);
   });
   box.append(button);
+});
+// The landing page's pictures form by themselves, once, where the reader's system does not ask for less motion.
+if (!matchMedia("(prefers-reduced-motion: reduce)").matches) document.querySelectorAll(".opening figure.frames").forEach(figure => {
+  const slider = figure.querySelector("input");
+  slider.value = 0;
+  slider.dispatchEvent(new Event("input"));
+  const seen = new IntersectionObserver(found => {
+    if (!found.some(f => f.isIntersecting)) return;
+    seen.disconnect();
+    setTimeout(() => figure.querySelector("button").click(), 600);
+  });
+  seen.observe(figure);
 });
