@@ -63,10 +63,10 @@ _HOME = {
     "kl_to_standard": "ddpm_core.after.autoencoder",
     "perplexity": "ddpm_core.after.autoencoder",
     # DALL-E 2, control
-    "Control": "ddpm_core.after.control",
+    "Control": "ddpm_core.after.controlnet",
     "Decoder": "ddpm_core.after.prior",
     "Prior": "ddpm_core.after.prior",
-    "control": "ddpm_core.after.control",
+    "control": "ddpm_core.after.controlnet",
     "slerp": "ddpm_core.after.prior",
     # Imagen
     "dynamic_threshold": "ddpm_core.after.cascade",

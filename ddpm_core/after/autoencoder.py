@@ -138,7 +138,8 @@ class VectorQuantizer(nn.Module):
 def perplexity(k: Tensor, codes: int) -> Tensor:
     """exp of the entropy of how often each code is used: `codes` if all are used alike, 1 if only one is."""
     share = torch.bincount(k.flatten(), minlength=codes).double() / k.numel()
-    return torch.special.entr(share).sum().exp()
+    used: Tensor = torch.special.entr(share).sum().exp()
+    return used
 
 
 def kl_to_standard(mean: Tensor, log_var: Tensor) -> Tensor:
@@ -152,6 +153,9 @@ class Whitening(nn.Module):
 
     Diffusion wants numbers of variance one: with less, the schedule's end is reached too early and its start too late.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, channels: int = 4):
         super().__init__()

@@ -154,6 +154,7 @@ def clip_guidance(
     def guided(x: Tensor, t: int | Tensor) -> Tensor:
         with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
             leaf = x.detach().float().requires_grad_(True)
+            t = torch.full((len(x),), t, device=x.device) if isinstance(t, int) else t
             score = (encode(leaf, t) * text).sum() * scale
             (slope,) = torch.autograd.grad(score, leaf)
         weight = at((1 - schedule.alpha_bar).sqrt(), t, x)

@@ -107,7 +107,9 @@ class Decoder(nn.Module):
         pooled: Tensor | None = None,
         z: Tensor | None = None,
     ) -> Tensor:
-        return self.unet(x, t, **self.conditions(len(x), context, mask, pooled, z))
+        told = self.conditions(len(x), context, mask, pooled, z)
+        answer: Tensor = self.unet(x, t, **told)
+        return answer
 
     def conditions(
         self,

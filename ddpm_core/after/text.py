@@ -266,7 +266,8 @@ class FrozenText:
         """WordPiece: of each word the longest known beginning, then of the rest the longest known continuation."""
         known, found = self.words, [self.words["[CLS]"]]
         for word in re.findall(r"\w+|[^\w\s]", caption.lower()):
-            rest, parts = word, []
+            rest = word
+            parts: list[int] = []
             while rest:
                 mark = "##" if parts else ""
                 ends = range(len(rest), 0, -1)

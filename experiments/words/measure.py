@@ -667,7 +667,7 @@ def score64(
 
 def measure_control(a: argparse.Namespace) -> dict[str, Any]:
     """The wanted silhouette against the one drawn, with and without control."""
-    from ddpm_core.after.control import Control
+    from ddpm_core.after.controlnet import Control
     from ddpm_core.runtime.store import load_network
 
     judge, eye, whole = (

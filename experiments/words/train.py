@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ddpm_core as ddpm
+from ddpm_core import fast
 from ddpm_core.after.autoencoder import Autoencoder, Whitening, kl_to_standard
 from ddpm_core.after.cascade import noise_condition, shrink
 from ddpm_core.after.clip import CLIP, ImageEncoder, clip_loss
-from ddpm_core.after.control import Control
+from ddpm_core.after.controlnet import Control
 from ddpm_core.after.prior import Decoder, Prior
 from ddpm_core.after.text import PAD, TextEncoder, Tokenizer
 from ddpm_core.captions import GROUNDS, load_drawings
@@ -457,6 +458,7 @@ def main() -> None:
             device=given.device,
             precision="auto",
             compile=False,
+            quicker=fast.training,
             out=given.out,
             resume=given.resume,
             save_every=given.save_every,

@@ -21,6 +21,9 @@ class Control(nn.Module):
     Raises ValueError for a control of another size.
     """
 
+    unet: UNet
+    copy: UNet
+
     def __init__(self, unet: UNet, channels: int = 1):
         super().__init__()
         self.config = dict(unet=dict(unet.config), channels=channels)
@@ -44,8 +47,8 @@ class Control(nn.Module):
         )
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Control":
-        self.unet._apply(fn, recurse)
-        return cast(Control, super()._apply(fn, recurse))
+        cast(Any, self.unet)._apply(fn, recurse)
+        return cast(Control, cast(Any, super())._apply(fn, recurse))
 
     @staticmethod
     def _inputs(unet: UNet) -> int:
