@@ -56,6 +56,9 @@ _HOME = {
     "clip_guidance": "ddpm_core.after.clip",
     "clip_loss": "ddpm_core.after.clip",
     "load_captioned": "ddpm_core.captions",
+    "read_captions": "ddpm_core.after.reading",
+    "words_network": "ddpm_core.after.reading",
+    "words_tokenizer": "ddpm_core.after.reading",
     # latent diffusion
     "Autoencoder": "ddpm_core.after.autoencoder",
     "VectorQuantizer": "ddpm_core.after.autoencoder",

@@ -23,6 +23,7 @@ from torch import Tensor
 import ddpm_core as ddpm
 from ddpm_core.after.cascade import noise_condition, shrink
 from ddpm_core.after.clip import CLIP, clip_guidance
+from ddpm_core.after.prior import slerp
 from ddpm_core.after.text import PAD
 from ddpm_core.captions import GROUNDS, STYLES, Drawing, load_drawings
 from ddpm_core.metrics import kid
@@ -31,6 +32,11 @@ from .drawings import Bank, Drawings
 from .train import RUNS, SCHEDULE, SIZE, larger, silhouette, tokenizer, trained
 
 Model = Callable[..., Tensor]
+# two pictures, and the words whose difference turns them
+PAD_ENDS = (
+    ["noto red apple", "twemoji tropical fish"],
+    ["flat octopus", "ink octopus"],
+)
 
 
 class Judge:
@@ -110,10 +116,17 @@ def captions(
 
 
 def draw(
-    model: Model, shape: tuple[int, ...], steps: int, seed: int, device: str, **how: Any
+    model: Model,
+    shape: tuple[int, ...],
+    steps: int,
+    seed: int,
+    device: str,
+    same: bool = False,
+    **how: Any,
 ) -> Tensor:
-    """Samples of a model, 256 at a time, by DDIM, from noise that is the same for every model."""
+    """Samples of a model by DDIM, from noise that is the same for every model, and with `same` for every sample."""
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    noise = noise[:1].expand(shape) if same else noise
     with torch.autocast("cuda", torch.bfloat16, enabled=device != "cpu"):
         return ddpm.sample(
             model, SCHEDULE, shape, steps=steps, sampler="ddim", x_T=noise, **how
@@ -437,9 +450,7 @@ def measure_dalle2(a: argparse.Namespace) -> dict[str, Any]:
     near = z_train[(given["pooled"] @ t_train.T).argmax(1)]
 
     def from_prior(s: float, seed: int) -> Tensor:
-        model = ddpm.as_eps_model(ddpm.guided(prior, s - 1, **given), SCHEDULE, "x0")
-        z = draw(model, (len(rows), 128), 50, seed, a.device, clip_x0=False)
-        return F.normalize(z, dim=1)
+        return imagined(prior, given, s, seed, a.device)
 
     def best_of_two(s: float) -> Tensor:
         two = torch.stack([from_prior(s, 3), from_prior(s, 4)])
@@ -489,6 +500,64 @@ def measure_dalle2(a: argparse.Namespace) -> dict[str, Any]:
         ((power.cumsum(0) / power.sum()) < 0.988).sum() + 1
     )
     return found
+
+
+def imagined(
+    prior: Model, given: dict[str, Tensor], s: float, seed: int, device: str
+) -> Tensor:
+    """Unit embeddings that the prior draws for captions, in 50 steps."""
+    model = ddpm.as_eps_model(ddpm.guided(prior, s - 1, **given), SCHEDULE, "x0")
+    shape = tuple(given["pooled"].shape)
+    z = draw(model, shape, 50, seed, device, clip_x0=False)
+    return F.normalize(z, dim=1)
+
+
+def measure_scales(a: argparse.Namespace) -> dict[str, Any]:
+    """Words alone, and words with the prior's embedding, at stronger guidance of the decoder."""
+    judge, eye = Judge(a.device), trained("clip", a.device)
+    net, prior = trained("decoder", a.device), trained("prior", a.device)
+    own = Judge(a.device, "clip")
+    data, rows = held_out(a.n, a.device)
+    facts = [data.facts[i] for i in rows.tolist()]
+    given = captions(data, rows, torch.zeros_like(rows), eye)
+    z = imagined(prior, given, 2.0, 3, a.device)
+    found: dict[str, Any] = {"rows": real_rows(judge, data, rows)}
+    grids = [data.place(rows[:32], torch.zeros_like(rows[:32]), move=False)]
+    for name, more in (("words", {}), ("words and prior", {"z": z})):
+        for s in (3.0, 5.0, 8.0):
+            model = ddpm.guided(net, s - 1, **given, **more)
+            x = draw(model, (len(rows), 3, 32, 32), a.steps, 0, a.device)
+            found[f"{name}, s = {s:g}"] = judge(x, facts) | {
+                "kid": distance(judge, x, data, rows),
+                "by the generator's CLIP": own(x, facts),
+            }
+            grids.append(x[:32])
+    sheet(grids, 32, a.out / "scales.png")
+    return found
+
+
+def measure_pad(a: argparse.Namespace) -> dict[str, Any]:
+    """9 x 9 pictures between two pictures (across) and, by a difference of words, towards another thing (down)."""
+    eye, net = trained("clip", a.device), trained("decoder", a.device)
+    data = Drawings(("train",), tokenizer(), things=True, device=a.device)
+    place = {f"{f.style} {f.name}": n for n, f in enumerate(data.facts)}
+    ends, words = PAD_ENDS
+    rows = torch.tensor([place[name] for name in ends], device=a.device)
+    with torch.no_grad():
+        white = torch.zeros_like(rows)
+        first, second = eye.encode_images(data.place(rows, white, move=False))[:, None]
+        tokens = tokenizer()(list(words)).to(a.device)
+        before, after = eye.encode_texts(tokens)[:, None]
+    turn = F.normalize(after - before, dim=1)
+    shares = torch.linspace(0, 1, 9).tolist()
+    across = torch.cat([slerp(first, second, p) for p in shares])
+    z = torch.cat([slerp(across, turn.expand(9, -1), p / 2) for p in shares])
+    x = draw(
+        ddpm.guided(net, 2.0, z=z), (81, 3, 32, 32), a.steps, 0, a.device,
+        same=True,
+    )  # fmt: skip
+    sheet([x], 9, a.out / "pad.png")
+    return {"pictures": ends, "words": words, "shares": shares, "largest angle": 0.5}
 
 
 def measure_readers(a: argparse.Namespace) -> dict[str, Any]:
