@@ -96,6 +96,64 @@ def defined_once(drawn: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(slim)
 
 
+def shared(drawn: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Drawings of one figure -> what they have in common, as a drawing that shows nothing, and each without it: axes, ticks and letters of
+    many frames are written once. What is clipped stays in its frame."""
+    defined: dict[str, str] = {}
+
+    def keep(found: re.Match[str]) -> str:
+        defined.setdefault(found[1], found[0].strip())
+        return ""
+
+    bare = []
+    for k, svg in enumerate(drawn):
+        svg = re.sub(r'<path id="([^"]*)"[^>]*/>\n?', keep, svg)
+        for clip in set(re.findall(r'<clipPath id="([^"]*)"', svg)):
+            svg = svg.replace(f'id="{clip}"', f'id="{clip}-{k}"')
+            svg = svg.replace(f"url(#{clip})", f"url(#{clip}-{k})")
+        bare.append(re.sub(r"<defs>\s*</defs>\n?", "", svg).split("\n"))
+    blocks = [_blocks(lines) for lines in bare]
+    counted: dict[str, int] = {}
+    for one in blocks:
+        for text in {text for _, text in one.values()}:
+            counted[text] = counted.get(text, 0) + 1
+    names: dict[str, str] = {}
+    slim = []
+    for lines, one in zip(bare, blocks):
+        out, i = [], 0
+        while i < len(lines):
+            end, text = one.get(i, (i, ""))
+            if text and counted[text] > 1:
+                name = names.setdefault(text, f"{SALT}s{len(names)}")
+                out.append(f'<use href="#{name}"/>')
+                i = end + 1
+            else:
+                out.append(lines[i])
+                i += 1
+        slim.append("\n".join(out))
+    groups = [f'<g id="{name}">\n{text}\n</g>' for text, name in names.items()]
+    inside = "\n".join([*defined.values(), *groups])
+    hidden = "position:absolute;width:0;height:0"
+    return (
+        f'<svg aria-hidden="true" style="{hidden}"><defs>\n{inside}\n</defs></svg>',
+        tuple(slim),
+    )
+
+
+def _blocks(lines: list[str], least: int = 120) -> dict[int, tuple[int, str]]:
+    """The groups of a drawing that may be shared: number of the first line -> number of the last, text."""
+    found, begun = {}, []
+    for i, line in enumerate(lines):
+        if line.startswith("<g"):
+            begun.append(i)
+        elif line.startswith("</g"):
+            first = begun.pop()
+            text = "\n".join(lines[first : i + 1])
+            if len(text) >= least and "url(#" not in text and " id=" not in text:
+                found[first] = (i, text)
+    return found
+
+
 def stack(fig: Drawing) -> bool:
     """Lay a figure out anew for a phone: panels below each other, long titles broken. False where it fits already, or cannot."""
     from matplotlib.gridspec import GridSpec

@@ -206,7 +206,7 @@ class FrameSlider:
         # Each frame is a picture of its own: one long strip of them is more than a phone's memory takes.
         move = (
             "const f=this.closest('figure'),i=+this.value,label=JSON.parse(f.dataset.labels)[i];"
-            "f.querySelectorAll('[role=img]>*').forEach((p,k)=>p.hidden=k!==i);"
+            "f.querySelectorAll('[role=img]>div').forEach((p,k)=>p.hidden=k!==i);"
             "f.querySelector('output').textContent=label;this.setAttribute('aria-valuetext',label)"
         )
         play = (
@@ -217,6 +217,7 @@ class FrameSlider:
             "b.timer=setInterval(()=>{if(+s.value>=+s.max||!b.isConnected)return stop();s.stepUp();s.dispatchEvent(new Event('input'))},"
             f"{self.interval})"
         )
+        self._common = ""
         pictures = "".join(
             f"<div{'' if i == self.start else ' hidden'}>{picture}</div>"
             for i, picture in enumerate(self._pictures())
@@ -225,7 +226,7 @@ class FrameSlider:
         return (
             f'<figure class="{kinds}" data-labels="{html.escape(json.dumps(self.labels))}" onkeydown="event.stopPropagation()" '
             f'style="margin:1em 0;width:{width}px;max-width:100%">'
-            f'<div role="img" aria-label="{html.escape(self.alt)}">{pictures}</div>'
+            f'<div role="img" aria-label="{html.escape(self.alt)}">{self._common}{pictures}</div>'
             '<div style="display:flex;gap:.6em;align-items:center;margin-top:.4em">'
             f'<button type="button" aria-label="play" style="min-width:2.4em;min-height:2.4em" onclick="{html.escape(play)}">\u25b6\ufe0e</button>'
             f'<label style="display:flex;gap:.5em;align-items:center;flex:1">{name}'
@@ -240,12 +241,14 @@ class FrameSlider:
         if not self.drawn:
             sharp = "pixelated" if self.scale > 1 else "auto"
             return [_picture(f, alt, sharp) for f, alt in zip(self.frames, said)]
-        vector = [svg for f in self.drawn for svg in f.svg]
         salt = _page.named_after(self.alt)
-        slim = iter(_page.defined_once(tuple(vector)))
+        common, slim = _page.shared(tuple(svg for f in self.drawn for svg in f.svg))
+        rest = iter(slim)
+        if slim:
+            self._common = common.replace(_page.SALT, salt)
         out = []
         for f, alt in zip(self.drawn, said):
-            svg = "".join(next(slim) for _ in f.svg)
+            svg = "".join(next(rest) for _ in f.svg)
             svg = svg.replace("LABEL ", "").replace(_page.SALT, salt)
             two = ' class="two"' if len(f.svg) > 1 else ""
             out.append(
