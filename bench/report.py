@@ -295,7 +295,7 @@ def fewer_steps(measured: dict[str, Any]) -> str:
         [
             samplers[row["row"]],
             row["steps"],
-            f"{row['seconds_an_image']:.3f} s",
+            f"{row['seconds_an_image']:.3f} s" if row["seconds_an_image"] else "\u2013",
             f"{row['frechet']:.2f}",
             f"{row['sure']:.2f}",
         ]
@@ -306,9 +306,9 @@ def fewer_steps(measured: dict[str, Any]) -> str:
     return f"""\
 ## Fewer steps
 
-The fastest step is the one not taken. The book's Fashion-MNIST model, {n} images a line, {measured["machine"]}: the Frechet distance to real images in
-the book's Fashion features (smaller is better; {n} real images are at {floor[0]:.2f} to {floor[-1]:.2f}), and how sure the classifier is of them on
-average. By `{measured["command"]}`, seed {measured["seed"]}. [What fewer steps cost](21_steps.ipynb) explains the samplers, and shows the pictures.
+Fewer steps take less time. The book's Fashion-MNIST model, {n} images a line, {measured["machine"]}: the Frechet distance to real images in
+the book's Fashion features (smaller is better; {n} real images are at {floor[0]:.2f} to {floor[-1]:.2f}), and the share of images of whose class the classifier is more than 0.9
+sure. {measured.get("note", "")} By `{measured["command"]}`, seed {measured["seed"]}. [What fewer steps cost](21_steps.ipynb) explains the samplers, and shows the pictures.
 
 {table("Quality against time", ["`sampler`", "`steps`", "an image", "distance", "sure"], rows)}
 **What to choose.** Left alone, `sample` takes all T steps of the paper's Algorithm 2. In a hurry: `sampler="dpm"` with 10 to 30 steps. With some patience:
