@@ -159,8 +159,10 @@ def on_ground(
     """RGBA uint8 (N, 4, 64, 64) on a ground -> RGB uint8 (N, 3, size, size), rounded once.
 
     (alpha colour + (255 - alpha) ground) / 255, in integers; at size 32 the mean of 2 x 2
-    of that, which is the mean of premultiplied pixels. ground: (3,) or one for each, (N, 3).
+    of that, which is the mean of premultiplied pixels. ground: (3,) or one for each, (N, 3),
+    whole numbers 0..255. Raises TypeError or ValueError for anything else.
     """
+    guard.instance("drawings", drawings, Tensor, "a tensor, as load_drawings gives it")
     if drawings.ndim != 4 or drawings.shape[1] != 4 or drawings.dtype != torch.uint8:
         raise ValueError(
             f"drawings are {drawings.dtype} {tuple(drawings.shape)}; "
@@ -169,7 +171,17 @@ def on_ground(
     side = drawings.shape[-1]
     if side not in (size, 2 * size):
         raise ValueError(f"size = {size}; wanted {side} or {side // 2}, the half of it")
-    colour = torch.as_tensor(ground, device=drawings.device).to(torch.int32)
+    colour = torch.as_tensor(ground, device=drawings.device)
+    if colour.is_floating_point():
+        raise TypeError(
+            f"ground has dtype {colour.dtype}; wanted whole numbers, 0..255"
+        )
+    # Of uint8 nothing is looked at: on a GPU that would wait.
+    if colour.dtype != torch.uint8 and colour.numel():
+        least, most = int(colour.min()), int(colour.max())
+        if least < 0 or most > 255:
+            raise ValueError(f"ground runs from {least} to {most}; wanted 0..255")
+    colour = colour.to(torch.int32)
     if colour.shape not in ((3,), (len(drawings), 3)):
         raise ValueError(
             f"ground is {tuple(colour.shape)}; wanted (3,), or one colour for each of the "
@@ -200,8 +212,18 @@ def captions_of(
 
     Then three of the keywords stand for the name with probability `keywords`, and the style
     is left out with probability `no_style`, independently of each other. The ground is
-    always named, if there is one.
+    always named, if there is one. Raises TypeError or ValueError for what are no Drawings
+    or no probabilities.
     """
+    wanted = "wanted the Drawings that load_drawings() returns"
+    if not isinstance(facts, (list, tuple)) or isinstance(facts, Drawing):
+        raise TypeError(f"facts are a {type(facts).__name__}; {wanted}")
+    for fact in facts:
+        if not isinstance(fact, Drawing):
+            raise TypeError(f"facts hold a {type(fact).__name__}; {wanted}")
+    for name, chance in {"keywords": keywords, "no_style": no_style}.items():
+        if not guard.is_number(chance) or not 0 <= chance <= 1:
+            raise ValueError(f"{name} = {chance!r}; wanted a probability, from 0 to 1")
     if generator is None:
         return [fact.caption for fact in facts]
     dice = torch.rand(len(facts), 2, generator=generator).tolist()

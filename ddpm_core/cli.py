@@ -394,32 +394,35 @@ def _train(o: argparse.Namespace) -> int:
     if (o.predict, o.objective) != ("eps", "simple"):
         info["objective"] = o.objective
     done = _goes_on(o.out, info) if o.resume else 0
-    train(
-        as_eps_model(model, schedule, o.predict),
-        schedule,
-        images,
-        labels,
-        objective=objective,
-        steps=o.steps,
-        batch_size=o.batch_size,
-        lr=lr,
-        warmup=warmup,
-        decay=o.decay,
-        ema=o.ema,
-        flip=FLIP.get(o.data.partition(":")[0], True) if o.flip is None else o.flip,
-        device=o.device,
-        precision=o.precision,
-        out=o.out,
-        resume=o.resume,
-        save_every=o.save_every,
-        accumulate=o.accumulate,
-        sample_every=o.sample_every,
-        seed=o.seed,
-        info=info,
-        channels_last=YES[o.channels_last],
-        compile=YES[o.compile],
-        tensorboard=o.tensorboard,
-    )
+    with warnings.catch_warnings():
+        # _tell has said it, in terms of the options.
+        warnings.filterwarnings("ignore", "after T = .* alpha_bar_T = ")
+        train(
+            as_eps_model(model, schedule, o.predict),
+            schedule,
+            images,
+            labels,
+            objective=objective,
+            steps=o.steps,
+            batch_size=o.batch_size,
+            lr=lr,
+            warmup=warmup,
+            decay=o.decay,
+            ema=o.ema,
+            flip=FLIP.get(o.data.partition(":")[0], True) if o.flip is None else o.flip,
+            device=o.device,
+            precision=o.precision,
+            out=o.out,
+            resume=o.resume,
+            save_every=o.save_every,
+            accumulate=o.accumulate,
+            sample_every=o.sample_every,
+            seed=o.seed,
+            info=info,
+            channels_last=YES[o.channels_last],
+            compile=YES[o.compile],
+            tensorboard=o.tensorboard,
+        )
     if distributed.rank() == 0:
         asked = f"; --steps {o.steps} asks for no more" if done >= o.steps else ""
         print(

@@ -206,7 +206,10 @@ def draw(
     keep: Path | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Samples uint8 (n, C, H, W), and their labels, all classes alike, or None. Image i depends on (seed, i) and its label only.
+    """Samples uint8 (n, C, H, W), and their labels, or None.
+
+    As many of each class, class 0 first, so that the label of image i depends on n. The
+    image depends on (seed, i) and its label only, and is that of `ddpm sample --labels`.
 
     keep  file (.npz) to which all samples so far are written after each batch. If it is there, it is gone on with.
     Raises ValueError if `keep` holds samples of another network or other settings.

@@ -27,6 +27,7 @@ X = torch.zeros(3, 1, 8, 8)
 NAN = X / 0
 BLACK = X - 1  # on the 8-bit grid
 U8 = X.to(torch.uint8)
+RGBA = U8.expand(3, 4, 8, 8)
 LABELS = torch.tensor([0, 1, 2])
 PLAIN = dict(device="cpu", precision="float32", batch_size=2, progress=False)
 
@@ -622,7 +623,8 @@ TABLE = [
     (
         trains(out="run"),
         ValueError,
-        "run already holds a run (step-00000003); go on with resume=True, or choose another folder",
+        "run already holds a run (step-00000003); go on with resume=True (--resume), "
+        "or choose another folder",
     ),
     (trains(out="other", resume=True), FileNotFoundError, "no checkpoint in other"),
     (trains(tiny(16), out="run", resume=True), ValueError, "do not fit the model"),
@@ -909,6 +911,79 @@ TABLE = [
         ValueError,
         "ground = 'none'; wanted a colour without transparency",
     ),
+    # pictures with captions: see also test_captions.py
+    (
+        lambda: ddpm.load_captioned("coco"),
+        ValueError,
+        "name = 'coco'; wanted \"emoji\"",
+    ),
+    (lambda: ddpm.load_captioned(size=48), ValueError, "size = 48; wanted 32 or 64"),
+    (
+        lambda: ddpm.load_captioned(ground="pink"),
+        ValueError,
+        'ground = \'pink\'; wanted "random", "light red"',
+    ),
+    (
+        lambda: ddpm.load_drawings(split="test"),
+        ValueError,
+        "split = 'test'; wanted \"train\"",
+    ),
+    (
+        lambda: ddpm.load_drawings(styles=["cubist"]),
+        ValueError,
+        "style = 'cubist'; wanted \"flat\"",
+    ),
+    (
+        lambda: ddpm.load_drawings(split="artist", styles=["ink"]),
+        ValueError,
+        "no pictures for split = 'artist', styles = ['ink']",
+    ),
+    (
+        lambda: ddpm.captions_of(["ink bird"]),
+        TypeError,
+        "facts hold a str; wanted the Drawings that load_drawings() returns",
+    ),
+    (lambda: ddpm.captions_of(None), TypeError, "facts are a NoneType; wanted"),
+    (
+        lambda: ddpm.captions_of([], generator(), no_style=1.5),
+        ValueError,
+        "no_style = 1.5; wanted a probability, from 0 to 1",
+    ),
+    (
+        lambda: ddpm.captions_of([], generator(), keywords=True),
+        ValueError,
+        "keywords = True; wanted a probability",
+    ),
+    (
+        lambda: ddpm.on_ground(None, (9, 9, 9)),
+        TypeError,
+        "drawings is a NoneType; wanted a tensor",
+    ),
+    (
+        lambda: ddpm.on_ground(U8, (9, 9, 9)),
+        ValueError,
+        "drawings are torch.uint8 (3, 1, 8, 8); wanted uint8 (N, 4, H, W)",
+    ),
+    (
+        lambda: ddpm.on_ground(RGBA, (9, 9, 9), 5),
+        ValueError,
+        "size = 5; wanted 8 or 4, the half of it",
+    ),
+    (
+        lambda: ddpm.on_ground(RGBA, (9, 9), 8),
+        ValueError,
+        "ground is (2,); wanted (3,), or one colour for each of the 3 drawings",
+    ),
+    (
+        lambda: ddpm.on_ground(RGBA, (9, 9, 256), 8),
+        ValueError,
+        "ground runs from 9 to 256; wanted 0..255",
+    ),
+    (
+        lambda: ddpm.on_ground(RGBA, (0.5, 0.5, 1.0), 8),
+        TypeError,
+        "ground has dtype torch.float32; wanted whole numbers, 0..255",
+    ),
     (
         lambda: ddpm.load_images("folder:/nowhere/at/all"),
         FileNotFoundError,
@@ -973,7 +1048,7 @@ COMMANDS = [
         "out = notes.txt cannot be written to",
     ),
     (f"{TRAIN} folder:pictures --out /proc/nowhere/run", "cannot be written to"),
-    (f"{SAMPLE} -n 0 --out a.png", "wanted at least 1 of each"),
+    (f"{SAMPLE} -n 0 --out a.png", "-n 0; wanted at least 1"),
     (f"{SAMPLE} --steps -2 --out a.png", "steps = -2"),
     (f"{SAMPLE} --labels shoe --out a.png", "trained without labels"),
     (f"{SAMPLE} --out a.jpg", "wanted a file name that ends in .png"),
@@ -1122,7 +1197,10 @@ def test_bad_input(call, error, phrase, disk):
 @pytest.mark.parametrize("command, phrase", COMMANDS, ids=named(COMMANDS))
 def test_bad_commands(command, phrase, disk, capfd):
     assert main(shlex.split(command)) == 2
-    (line,) = said(capfd.readouterr())
+    *before, line = said(capfd.readouterr())
+    # The error is one line, the last; of the four steps of TRAIN, one line warns.
+    assert all("x_T is not yet noise" in other for other in before)
+    assert len(before) <= 1 and (not before or command.startswith(TRAIN))
     assert (
         line.startswith(f"ddpm {command.split()[0]}: ")
         and phrase in line
@@ -1192,10 +1270,10 @@ def test_ctrl_c(command, disk, capfd, monkeypatch):
     monkeypatch.setattr(ddpm.UNet, "forward", stopped)
     more = (
         [*"--width 8 --groups 4 --attention --dropout 0 --steps 9".split()]
+        + [*"--T 20 --beta-1 0.01 --beta-T 0.3".split()]  # SHORT
         if command.startswith("train")
         else []
     )
-    monkeypatch.setitem(ddpm.cli.SCHEDULES, "linear", lambda T: SHORT)
     assert main([*shlex.split(command), *more]) == 130
     assert "Traceback" not in capfd.readouterr().err
 

@@ -234,6 +234,8 @@ def test_the_samples_are_those_of_ddpm_sample(run, tmp_path):
                 "6",
                 "--columns",
                 "6",
+                "--labels",
+                *map(str, labels.tolist()),
                 "--seed",
                 "3",
                 "--out",
@@ -259,9 +261,9 @@ def test_a_stopped_run_goes_on_from_what_was_kept(run, small, monkeypatch, capsy
     whole, _ = draw(load_checkpoint(run), Sampling(30), batch_size=16)
     drawn, real_steps = [], evaluation.sample_steps
 
-    def stops_in_the_second_batch(model, schedule, shape, **more):
+    def stops_in_the_second_batch(model, schedule, shape, *how, **more):
         drawn.append(shape[0])
-        for i, step in enumerate(real_steps(model, schedule, shape, **more)):
+        for i, step in enumerate(real_steps(model, schedule, shape, *how, **more)):
             if len(drawn) == 2 and i == 1:
                 raise KeyboardInterrupt
             yield step
