@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
             _decode_arguments,
             _decode,
         ),
+        ("draw", "pictures from words, by the stored network", _draw_arguments, _draw),
     ):
         one = commands.add_parser(name, help=about, formatter_class=_Help)
         one.set_defaults(run=run)
@@ -912,6 +913,61 @@ def _decode(o: argparse.Namespace) -> int:
     images = decode(checkpoint.model, checkpoint.schedule, data, progress=True)
     _write_each(images, o.out)
     print(f"{o.out}: {len(images)} pictures of {images.shape[3]} x {images.shape[2]}")
+    return 0
+
+
+def _draw_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "caption", help="what to draw, such as 'glossy octopus on a light blue ground'"
+    )
+    p.add_argument("-n", "--n", type=int, default=16, help="number of images")
+    p.add_argument(
+        "--out", type=Path, required=True, help="picture to write, a grid (.png)"
+    )
+    p.add_argument("--steps", type=int, default=25, help="reverse steps, by DDIM")
+    p.add_argument(
+        "--guidance",
+        type=float,
+        default=2.0,
+        help="exaggerate the words by this much; s of other papers, less one",
+    )
+    p.add_argument("--seed", type=int, default=0, help="image i depends on it and i")
+
+
+def _draw(o: argparse.Namespace) -> int:
+    from PIL import Image
+
+    from .after.reading import check_known, read_captions, words_network
+    from .model import guided
+    from .schedule import linear_schedule
+
+    if o.n < 1:
+        raise ValueError(f"--n {o.n}; wanted at least 1")
+    if o.out.suffix.lower() != ".png":
+        raise ValueError(f"--out {o.out}; wanted a file name that ends in .png")
+    check_known(o.caption)
+    told = read_captions([o.caption])
+    net = words_network("decoder")
+    claim(o.out)
+    parts = []
+    for first in range(0, o.n, 64):
+        some = range(first, min(first + 64, o.n))
+        words = {k: v.expand(len(some), *v.shape[1:]) for k, v in told.items()}
+        x = sample(
+            guided(net, o.guidance, **words),
+            linear_schedule(),
+            (len(some), 3, 32, 32),
+            steps=o.steps,
+            sampler="ddim",
+            generator=[
+                torch.Generator().manual_seed(mix(o.seed, "image", i)) for i in some
+            ],
+        )
+        parts.append(to_uint8(x))
+    with beside(o.out) as partial:
+        grid = image_grid(torch.cat(parts), min(8, o.n))
+        Image.fromarray(grid).save(partial, "PNG")
+    print(f"{o.out}: {o.n} images of 32 x 32")
     return 0
 
 

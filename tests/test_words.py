@@ -3,10 +3,12 @@
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import ddpm_core as ddpm
 from ddpm_core.after import (
@@ -25,6 +27,7 @@ from ddpm_core.after import (
     perplexity,
     slerp,
 )
+from ddpm_core.cli import main
 from ddpm_core.runtime.store import load_network
 
 ROOT = Path(__file__).parents[1]
@@ -309,3 +312,33 @@ def test_what_is_said_of_clip_is_found_again():
     assert (matched.mean() - stored["matched cosine"]).abs() < 4 * error
     top = (score.topk(5).indices == torch.arange(200)[:, None]).any(1).float().mean()
     assert top > stored["image to text R@5"]  # fewer to be mistaken for
+
+
+# --- ddpm draw
+
+
+def test_the_command_draws_what_is_said(tmp_path, capsys):
+    out = tmp_path / "octopus.png"
+    words = "glossy octopus on a light blue ground"
+    said = ["draw", words, "--n", "2", "--steps", "5", "--out", str(out)]
+    assert main(said) == 0
+    with Image.open(out) as picture:
+        assert picture.size == (65, 32)
+        corner = picture.convert("RGB").getpixel((1, 1))
+    assert corner[2] > corner[0] + 30  # it is on blue
+    assert "2 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "caption, says",
+    [
+        ("", "no words"),
+        ("glossy octopuss", "never read 'octopuss'.*octopus"),
+        ("red " * 60, "at most 22"),
+    ],
+)
+def test_captions_that_cannot_be_drawn(caption, says, tmp_path, capsys):
+    out = tmp_path / "x.png"
+    assert main(["draw", caption, "--out", str(out)]) == 2
+    assert re.search(says, capsys.readouterr().err)
+    assert not out.exists()

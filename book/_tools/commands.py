@@ -50,6 +50,9 @@ EXAMPLES = {
         "ddpm encode run --data folder:pictures --steps 8 --bits 10 --out three.ddpm",
     ),
     "decode": ("ddpm decode run three.ddpm --out decoded",),
+    "draw": (
+        "ddpm draw 'glossy octopus on a light blue ground' --n 4 --steps 10 --out octopus.png",
+    ),
 }
 
 

@@ -1,5 +1,8 @@
 """The stored networks of pictures from words, and captions as they read them."""
 
+import difflib
+import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -7,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..captions import GROUNDS, STYLES
 from ..data import data_folder
+from ..runtime.files import read_embedded
 from ..runtime.store import load_network
 from .clip import CLIP
 from .text import PAD, Tokenizer
@@ -41,3 +46,29 @@ def read_captions(captions: Sequence[str]) -> dict[str, Tensor]:
     assert isinstance(clip, CLIP)
     words, whole = clip.text(tokens)
     return dict(context=words, mask=tokens != PAD, pooled=F.normalize(whole, dim=1))
+
+
+def check_known(caption: str) -> None:
+    """Raises ValueError for words of a caption that no drawing, style or ground has.
+
+    An empty caption has none, and is refused where it is read.
+    """
+    known = _vocabulary()
+    unknown = [w for w in re.findall(r"\w+", caption.lower()) if w not in known]
+    if unknown:
+        like = difflib.get_close_matches(unknown[0], sorted(known), n=3)
+        raise ValueError(
+            f"the network has never read {unknown[0]!r}; wanted a style "
+            f"({', '.join(STYLES)}), a thing, and perhaps 'on a light blue ground'"
+            + (f". Alike are: {', '.join(like)}" if like else "")
+        )
+
+
+@lru_cache
+def _vocabulary() -> frozenset[str]:
+    """The words of all captions; no picture is decoded."""
+    known = json.loads(read_embedded(data_folder() / "emoji" / "captions.json"))
+    texts = [*STYLES, *GROUNDS, "on a ground"]
+    texts += [entry["name"] for entry in known["entries"]]
+    texts += [word for base in known["bases"].values() for word in base["keywords"]]
+    return frozenset(re.findall(r"\w+", " ".join(texts).lower()))
