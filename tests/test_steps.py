@@ -147,7 +147,6 @@ def test_a_variance_that_was_learned_is_used():
         (dict(how=dict(steps=3)), TypeError, "how is a dict; wanted a Sampling"),
         (dict(threshold=lambda x: x[:1]), ValueError, "x0_hat has shape (1, 1, 2, 2)"),
     ],
-    ids=str,
 )
 def test_settings_that_cannot_be(settings, error, phrase):
     import re
