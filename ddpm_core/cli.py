@@ -22,7 +22,6 @@ from .hardware import choose_device
 from .objectives import choose_objective
 from .reverse import EpsModel, as_eps_model
 from .runtime.files import digest
-from .runtime.loop import runs_in
 from .runtime.store import read_about
 from .sampling import sample
 from .schedule import Schedule, cosine_schedule, linear_schedule
@@ -303,12 +302,6 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _train(o: argparse.Namespace) -> int:
-    # asked by `train`, too, but there all pictures have been read
-    if o.out is not None and not o.resume and (there := runs_in(o.out)):
-        raise ValueError(
-            f"{o.out} already holds a run ({there[-1].name}); go on with --resume, or "
-            "choose another folder"
-        )
     some = {
         name: value
         for name, value in dict(

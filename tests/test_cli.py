@@ -617,20 +617,3 @@ def test_a_size_that_the_data_cannot_have_is_refused(tmp_path, capfd):
         [*command, "--out", f"{tmp_path}/run"], capfd
     )
     assert not (tmp_path / "run").exists()
-
-
-def test_a_folder_that_holds_a_run_is_told_of_before_any_picture_is_read(
-    tmp_path, monkeypatch, capsys
-):
-    from ddpm_core import cli
-
-    (tmp_path / "step-00000003").mkdir()
-    (tmp_path / "step-00000003" / "checkpoint.json").write_text("{}")
-    monkeypatch.setattr(cli, "load_labelled", lambda *a, **k: pytest.fail("was read"))
-    assert (
-        cli.main(
-            ["train", "--data", "fashion-mnist", "--steps", "4", "--out", str(tmp_path)]
-        )
-        == 2
-    )
-    assert "already holds a run (step-00000003)" in capsys.readouterr().err

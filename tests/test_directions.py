@@ -57,6 +57,8 @@ MAY = {
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_point_down(name):
     for other in imports(name, MODULES[name]):
+        if (name, other) == ("cli", "after.reading"):
+            continue  # `ddpm draw`, which imports it when it is called: see below
         assert room(other) in MAY[room(name)], f"{name} imports {other}"
         if room(name) == "after":
             assert other not in ("cli", "evaluation"), f"{name} imports {other}"
