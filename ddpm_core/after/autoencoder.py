@@ -1,7 +1,5 @@
 """Pictures to fewer numbers and back: the first stage of latent diffusion (Rombach et al. 2022)."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -176,8 +174,3 @@ class Whitening(nn.Module):
 
     def undo(self, z: Tensor) -> Tensor:
         return z * self.std + self.mean
-
-
-def nats_to_bits_per_dim(nats: Tensor, dimensions: int) -> Tensor:
-    """Of whole pictures, to bits a dimension of the picture."""
-    return nats / (dimensions * math.log(2))
