@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import ddpm_core as ddpm
 from bench import improved, peers, project
 from bench.measure import interleave, machine, peak_bytes, quartiles
-from ddpm_core.hardware import choose, choose_device, describe
+from ddpm_core.hardware import choose_device, choose_training, describe
 from ddpm_core.training import start
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -163,7 +163,7 @@ class Bench:
                     model, self.schedule, tuple(images.shape), precision=precision
                 ),
             )
-        how = choose(
+        how = choose_training(
             describe(self.device), steps=10, precision=precision
         )  # as `train` does
         state = start(

@@ -403,14 +403,14 @@ def test_out_is_a_file(folder, capfd):
 
 
 def test_labels_of_the_data_are_used_unless_refused(tmp_path, monkeypatch):
-    from ddpm_core import cli
+    from ddpm_core.commands import train
     from ddpm_core.data import Labelled
 
     images = torch.randint(
         0, 256, (6, 1, 8, 8), generator=generator(), dtype=torch.uint8
     )
     monkeypatch.setattr(
-        cli,
+        train,
         "load_labelled",
         lambda name, labels=True: Labelled(
             images, *((torch.arange(6) % 3, ("a", "b", "c")) if labels else (None,) * 2)

@@ -8,9 +8,9 @@ from ddpm_core import hardware, train
 from ddpm_core.hardware import (
     Choice,
     Hardware,
-    choose,
     choose_device,
     choose_sampling,
+    choose_training,
     describe,
 )
 
@@ -62,7 +62,7 @@ TABLE = [
     ids=[f"{h.kind} {h.capability} {sorted(h.features)} {n}" for h, n, _ in TABLE],
 )
 def test_what_is_chosen(found, steps, wanted):
-    assert choose(found, steps) == wanted
+    assert choose_training(found, steps) == wanted
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,19 @@ def test_what_the_user_says_is_taken_as_it_is():
     asked = dict(precision="float16", channels_last=False, fused=False, compile=False)
     for found, steps, _ in TABLE:
         assert (
-            choose(found, steps, "float32").channels_last
-            == choose(found, steps).channels_last
+            choose_training(found, steps, "float32").channels_last
+            == choose_training(found, steps).channels_last
         )
-        assert choose(found, steps, **asked) == Choice("float16", False, False, False)
-        assert choose(found, steps, compile=True, channels_last=True) == Choice(
-            choose(found, 0).precision, True, choose(found, 0).fused, True
+        assert choose_training(found, steps, **asked) == Choice(
+            "float16", False, False, False
+        )
+        assert choose_training(
+            found, steps, compile=True, channels_last=True
+        ) == Choice(
+            choose_training(found, 0).precision,
+            True,
+            choose_training(found, 0).fused,
+            True,
         )
 
 
@@ -112,7 +119,7 @@ def test_what_the_user_says_is_taken_as_it_is():
 )
 def test_unknown_choices(asked, phrase):
     with pytest.raises(ValueError, match=phrase):
-        choose(Hardware("cpu"), 1, **asked)
+        choose_training(Hardware("cpu"), 1, **asked)
 
 
 def test_this_processor_describes_itself(monkeypatch):
@@ -179,7 +186,7 @@ def test_what_is_chosen_is_used_and_said_in_one_line(monkeypatch, tmp_path, capf
 
     compiled = []
     monkeypatch.setattr(
-        "ddpm_core.runtime.loop.describe", lambda device: Hardware("cpu")
+        "ddpm_core.runtime.descent.describe", lambda device: Hardware("cpu")
     )
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
     for asked in (dict(channels_last=True, fused=False, compile=True), {}):

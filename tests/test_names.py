@@ -119,7 +119,7 @@ NAMES = {
 # Parts of the machinery, of no use outside it, and where to look now.
 GONE = {
     "ddpm_core.checkpoint": ["FORMAT"],  # runtime/store.py
-    "ddpm_core.cli": ["SCHEDULES"],  # the options --schedule, --beta-1 and --beta-T
+    "ddpm_core.cli": ["SCHEDULES", "YES"],  # how options are read: commands/
     "ddpm_core.training": ["going_on"],  # runtime/loop.py: again
 }
 

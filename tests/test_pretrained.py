@@ -25,11 +25,13 @@ from ddpm_core import (
     from_diffusers,
     linear_schedule,
     pipeline_from_diffusers,
-    pretrained,
     sample,
+    schedulers,
     to_diffusers,
+    unet2d,
 )
 from ddpm_core.reverse import as_eps_model
+from ddpm_core.runtime import files
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -261,7 +263,7 @@ def test_the_published_sizes_by_their_config(image_size, multipliers, attention)
         d.replace("Down", "Up") for d in reversed(config["down_block_types"])
     ]
     with torch.device("meta"):
-        ours = UNet(**pretrained._arguments(config))
+        ours = UNet(**unet2d.arguments_of(config))
         theirs = diffusers.UNet2DModel(
             **{k: v for k, v in config.items() if not k.startswith("_")}
         )
@@ -269,7 +271,7 @@ def test_the_published_sizes_by_their_config(image_size, multipliers, attention)
             ours.config
             == UNet(image_size, 3, 128, multipliers, 2, attention, 0.0).config
         )
-    assert {pretrained._theirs(n): w.shape for n, w in ours.state_dict().items()} == {
+    assert {unet2d.theirs(n): w.shape for n, w in ours.state_dict().items()} == {
         n: w.shape for n, w in theirs.state_dict().items()
     }
 
@@ -901,7 +903,7 @@ def test_the_folder_of_an_average(tmp_path, theirs):
     )
     average.save_pretrained(tmp_path / "unet_ema")
     config = json.loads((tmp_path / "unet_ema" / "config.json").read_text())
-    assert pretrained.AVERAGE <= config.keys()
+    assert unet2d.AVERAGE <= config.keys()
     assert_same_answers(from_diffusers(tmp_path / "unet_ema"), theirs)
     assert_same_answers(from_diffusers(tmp_path, subfolder="unet_ema"), theirs)
 
@@ -1015,7 +1017,7 @@ def scheduled(tmp_path, theirs, scheduler):
     return tmp_path / "p"
 
 
-@pytest.mark.parametrize("name", sorted(pretrained.SCHEDULERS))
+@pytest.mark.parametrize("name", sorted(schedulers.SCHEDULERS))
 @pytest.mark.parametrize(
     "said",
     [
@@ -1264,7 +1266,7 @@ def test_whatever_fails_the_old_folder_or_the_new_one_remains(
         small(multipliers=(1,), attention=(), dropout=0.4),
     )
     to_diffusers(first, tmp_path / "x")
-    owner = pretrained if name == "save_file" else Path
+    owner = files if name == "save_file" else Path
     right, calls = getattr(owner, name), []
 
     def wrong(*args, **kwargs):

@@ -27,7 +27,7 @@ PAGE = BOOK / "commands.md"
 HEAD = """\
 # The command line
 
-<!-- Written by book/_tools/commands.py: change the help texts in ddpm_core/cli.py. -->
+<!-- Written by book/_tools/commands.py: change the help texts in ddpm_core/commands/. -->
 
 `ddpm` does without Python what the chapters do with it. `pip install .` in a clone brings
 it; `python -m ddpm_core` is the same. The examples below were run one after the other, as

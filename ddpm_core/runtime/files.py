@@ -110,19 +110,30 @@ def write_folder(
     Raises TypeError for what JSON cannot hold, before anything is written; OSError.
     """
     text = json.dumps(about, indent=1) + "\n"
+    with folder_beside(path, {name, *tensors}, "the checkpoint") as partial:
+        for file, some in tensors.items():
+            if some is not None:
+                save_tensors(some, partial / file)
+        (partial / name).write_text(text, encoding="utf-8")
+    return path
+
+
+@contextmanager
+def folder_beside(path: Path, ours: set[str] | None, what: str) -> Iterator[Path]:
+    """A folder to fill; it gets the name `path` when all of it is on the disk.
+
+    ours   the names in `path` that are replaced: other files there, a user's own, move
+           into the new folder; None: all of it is replaced
+    what   `path` is, for the message
+    If anything fails, it is gone, and what stood at `path` stands there still. Raises
+    OSError (disk full, read-only folder).
+    """
     partial, old = path.with_name(f".{path.name}.partial"), old_name(path)
-    ours = {name, *tensors}
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for file, some in tensors.items():
-            if some is not None:
-                save_file(plain(some), partial / file)
-        (partial / name).write_text(text, encoding="utf-8")
-        for made in partial.glob("*.safetensors"):
-            # safetensors makes them private to their owner
-            made.chmod((partial / name).stat().st_mode)
-        for made in [*partial.iterdir(), partial]:
+        yield partial
+        for made in [*partial.rglob("*"), partial]:
             flush(made)
         if path.exists():
             _carry(old, path, ours)  # somebody was killed on the way to here
@@ -133,19 +144,26 @@ def write_folder(
         if old.exists() and not path.exists():
             old.rename(path)
         raise OSError(
-            f"the checkpoint {path} could not be written ({error}); {UNTOUCHED}. "
-            "Free some space or choose another folder"
+            f"{what} {path} could not be written ({error}); {UNTOUCHED}. Free some "
+            "space or choose another folder"
         ) from error
     # All of it is written by now; some file systems cannot flush a folder.
     with suppress(OSError):
         flush(path.parent)
     _carry(old, path, ours)
-    return path
 
 
-def _carry(old: Path, path: Path, ours: set[str]) -> None:
+def save_tensors(
+    tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """A safetensors file, readable by whom other new files are, too."""
+    save_file(plain(tensors), file, metadata=metadata)
+    file.chmod(file.parent.stat().st_mode & 0o666)  # it makes them its owner's only
+
+
+def _carry(old: Path, path: Path, ours: set[str] | None) -> None:
     """Delete `old`, except that a user's own files in it move to `path`."""
-    if old.is_dir():
+    if ours is not None and old.is_dir():
         for other in old.iterdir():
             if other.name not in ours and not (path / other.name).exists():
                 with suppress(OSError):

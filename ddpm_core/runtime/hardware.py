@@ -1,6 +1,6 @@
 """What training and sampling run on, and how: device, precision, memory format, optimiser, compiler.
 
-All choices are made in `choose`, for training, and in `choose_sampling`. Only a network's arithmetic is ever chosen: x_t, the
+All choices are made in `choose_training`, for training, and in `choose_sampling`. Only a network's arithmetic is ever chosen: x_t, the
 schedule, the bound and everything exact stay what they are.
 """
 
@@ -46,7 +46,7 @@ class Choice:
         return f"{self.precision}, {memory}, {adam}, {'compiled' if self.compile else 'not compiled'}"
 
 
-def choose(
+def choose_training(
     hardware: Hardware,
     steps: int,
     precision: str = "auto",
@@ -104,6 +104,9 @@ def choose(
     )
 
 
+choose = choose_training  # the name of 0.1.0
+
+
 def choose_sampling(
     device: torch.device, parameters: int, precision: str = "auto"
 ) -> str:
@@ -113,14 +116,14 @@ def choose_sampling(
     (measured on a CPU). Raises ValueError for an unknown precision.
     """
     if precision == "auto" and parameters >= 1_000_000:
-        return choose(describe(device), steps=1).precision
+        return choose_training(describe(device), steps=1).precision
     if precision not in ("auto", *PRECISIONS):
         raise ValueError(UNKNOWN.format(precision))
     return "float32" if precision == "auto" else precision
 
 
 def describe(device: torch.device) -> Hardware:
-    """What `choose` wants to know of a device of this machine."""
+    """What `choose_training` wants to know of a device of this machine."""
     if device.type == "cuda":
         return Hardware(
             "cuda",

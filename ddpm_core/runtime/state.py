@@ -178,6 +178,15 @@ def runs_in(out: Path) -> list[Path]:
     ]
 
 
+def check_no_run(out: Path) -> None:
+    """Raises ValueError for a folder that holds a run already."""
+    if there := runs_in(out):
+        raise ValueError(
+            f"{out} already holds a run ({there[-1].name}); go on with resume=True "
+            "(--resume), or choose another folder"
+        )
+
+
 def is_finite(state: TrainingState, losses: Tensor) -> bool:
     """Whether all that a checkpoint would hold is numbers."""
     kept = [*state.model.parameters(), *state.ema.parameters(), losses]

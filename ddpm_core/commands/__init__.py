@@ -1,0 +1,1 @@
+"""The ddpm command, a module for each verb: add_arguments(parser), and run(options)."""
