@@ -22,9 +22,8 @@ and says it first, to a quarter of a factor of two. So both know the KL too, and
 import copy
 import hashlib
 import math
-import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -32,110 +31,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .codec_file import BITS, write
+from .codec_file import HEADER as HEADER
+from .codec_file import MAGIC as MAGIC
+from .codec_file import About as About
+from .codec_file import read_header as read_header
+from .coding import OCTAVES as OCTAVES
+from .coding import Array as Array
+from .coding import categorical, put, stream, take
+from .coding import choose as choose
+from .coding import largest_log_ratio as largest_log_ratio
+from .coding import log_ratio as log_ratio
+from .coding import octaves as _octaves  # noqa: F401
 from .data import to_model_range, to_uint8
 from .forward import q_posterior
 from .model import evaluating
 from .reverse import predict_x0
 from .schedule import Schedule, visiting
 
-Array = np.ndarray[Any, Any]
-
-MAGIC, HEADER = (
-    b"DDPMC1",
-    "<8sBBBHIIBHHI",
-)  # fingerprint, steps, bits, lossless, t, seed; images, C, H, W; checksum of the pictures
+_stream = stream
 LEVELS = 96  # of m = 4 * 2^(-level / 4)
 FIRST_LEVEL = 6  # before the first, which is mostly 8: m = 1, that of an empty picture
 SIGMAS = 128  # of sigma = 128 * 2^(-level / 16) grey levels, for Eq. (13)
-BITS = (
-    6,
-    20,
-)  # noise pictures a step, as a power of two: from one block to what a patient sender makes
 BLOCK = 16  # noise pictures made from one seed
-OCTAVES = 48
-
-
-# ---------------------------------------------------------------------------------------------------- one number, exactly
-
-
-def choose(
-    log_w: Callable[[Array], Array],
-    draws: Callable[[int], Array],
-    rng: np.random.Generator,
-    log_w_max: float = math.inf,
-    limit: int = 2**24,
-) -> tuple[int, bool]:
-    """K = argmin_k T_k / w(y_k) with w = q / p, y_k independent draws from p, T_k the arrivals of a Poisson process of rate 1.
-
-    Then y_K ~ q exactly, and E log2 K <= KL(q || p) + 1 bits. Only the sender needs w and T; the receiver makes y_K, given K.
-
-    log_w      callable: draws (R, ...) -> (R,), nats           log_w_max  its supremum; infinite if there is none
-    draws      callable: block 0, 1, 2, ... -> the next draws from p, (R, ...), as the receiver makes them
-    rng        for T, the sender's own
-    -> K, from 1, and whether it is proven: no later draw can win once T_k exceeds max w times the best quotient so far
-    Not proven after `limit` draws, K is the best of these, and the law is not quite q.
-    """
-    best, index, time, seen, block = math.inf, 0, 0.0, 0, 0
-    while seen < limit:
-        ratio = log_w(draws(block))
-        arrival = time + rng.exponential(size=len(ratio)).cumsum()
-        score = np.log(arrival) - ratio
-        k = int(score.argmin())
-        if score[k] < best:
-            best, index = float(score[k]), seen + k + 1
-        seen, time, block = seen + len(ratio), float(arrival[-1]), block + 1
-        if math.log(time) >= best + log_w_max:
-            return index, True
-    return index, False
-
-
-def log_ratio(z: Array, shift: Array, var_q: float, var_p: float) -> Array:
-    """log q(x) / p(x) at x = mean_p + sqrt(var_p) z, with shift = mean_q - mean_p: (..., D), (D,) -> (...), nats."""
-    x = math.sqrt(var_p) * z - shift
-    answer: Array = (z * z / 2 - x * x / (2 * var_q)).sum(-1) + z.shape[-1] * math.log(
-        var_p / var_q
-    ) / 2
-    return answer
-
-
-def largest_log_ratio(shift: Array, var_q: float, var_p: float) -> float:
-    """The supremum of `log_ratio`: infinite unless var_q < var_p, or both laws are the same."""
-    if var_q < var_p:
-        return float(
-            len(shift) * math.log(var_p / var_q) / 2
-            + (shift * shift).sum() / (2 * (var_p - var_q))
-        )
-    return 0.0 if var_q == var_p and not shift.any() else math.inf
-
-
-def put(coder: Any, number: int, bits: float) -> None:
-    """Append a number from 1 on, which is expected to have `bits` binary digits or so: P(number) ~ number^-(1 + 1 / (bits + 1)).
-
-    That law of Zipf, made of octaves: first the octave o = floor(log2 number), P(o) ~ 2^(-o / (bits + 1)), then its o lower digits.
-    """
-    octave = number.bit_length() - 1
-    coder.encode(octave, _categorical(_octaves(bits)))
-    rest = number - (1 << octave)
-    for low in range(0, octave, 16):
-        coder.encode(
-            rest >> low & 0xFFFF, _stream().model.Uniform(1 << min(16, octave - low))
-        )
-
-
-def take(coder: Any, bits: float) -> int:
-    """The number that `put` appended."""
-    octave = int(coder.decode(_categorical(_octaves(bits))))
-    return (1 << octave) + sum(
-        int(coder.decode(_stream().model.Uniform(1 << min(16, octave - low)))) << low
-        for low in range(0, octave, 16)
-    )
-
-
-def _octaves(bits: float) -> Array:
-    return np.exp2(-np.arange(OCTAVES) / (bits + 1))
-
-
-# --------------------------------------------------------------------------------------------------------- what both sides do
 
 
 def coding_times(T: int, steps: int = 24) -> list[int]:
@@ -257,9 +175,6 @@ def _level_law(before: int) -> Array:
     return law
 
 
-# ----------------------------------------------------------------------------------------------------------------- sending
-
-
 def encode(
     model: nn.Module,
     schedule: Schedule,
@@ -326,7 +241,7 @@ def encode_all(
         Party(_in_float64(model), schedule, x0[0].numel(), steps, bits, seed),
         fingerprint(model, schedule),
     )
-    coders: list[Any] = [_stream().queue.RangeEncoder() for _ in images]
+    coders: list[Any] = [stream().queue.RangeEncoder() for _ in images]
     files: dict[tuple[int, bool], bytes] = {}
     alpha_bar, lowest = (
         float(schedule.alpha_bar[-1]),
@@ -382,7 +297,7 @@ def encode_all(
             for coder, level, before, chosen, kind in zip(
                 coders, now, levels, numbers, kinds
             ):
-                coder.encode(level, _categorical(_level_law(before)))
+                coder.encode(level, categorical(_level_law(before)))
                 for number in chosen:
                     put(coder, number, kind[3])
             x, levels = party.arrive(i, x, looks, now, numbers, shape), now
@@ -482,47 +397,23 @@ def _file(
                     np.log(tables[level][np.arange(len(sent)), sent]).sum()
                 ),
             )
-            coder.encode(level, _stream().model.Uniform(SIGMAS))
-            coder.encode(
-                sent, _stream().model.Categorical(perfect=False), tables[level]
-            )
+            coder.encode(level, stream().model.Uniform(SIGMAS))
+            coder.encode(sent, stream().model.Categorical(perfect=False), tables[level])
         messages.append(coder.get_compressed().astype(">u4").tobytes().rstrip(b"\0"))
     shown = images if lossless else to_uint8(looks)
-    head = MAGIC + struct.pack(
-        HEADER,
-        mark,
-        party.steps,
-        party.bits,
-        lossless,
-        t,
-        party.seed,
-        *images.shape,
-        zlib.crc32(shown.numpy().tobytes()),
+    return write(
+        About(
+            mark,
+            party.steps,
+            party.bits,
+            lossless,
+            t,
+            party.seed,
+            (len(images), *_shape(party.model)),
+            zlib.crc32(shown.numpy().tobytes()),
+            messages,
+        )
     )
-    body = (
-        head
-        + b"".join(len(message).to_bytes(3, "little") for message in messages)
-        + b"".join(messages)
-    )
-    return body + struct.pack("<I", zlib.crc32(body))
-
-
-# --------------------------------------------------------------------------------------------------------------- receiving
-
-
-@dataclass(frozen=True)
-class About:
-    """What stands at the head of a file."""
-
-    fingerprint: bytes  # of the network and its schedule
-    steps: int
-    bits: int
-    lossless: bool
-    t: int
-    seed: int
-    shape: tuple[int, int, int, int]  # B, C, H, W
-    checksum: int  # of the pictures
-    messages: list[bytes]  # one a picture
 
 
 @torch.no_grad()
@@ -561,7 +452,7 @@ def decode(
     stop, steps = party.times.index(about.t), len(party.times)
     padded = [message + bytes(-len(message) % 4) for message in about.messages]
     coders = [
-        _stream().queue.RangeDecoder(
+        stream().queue.RangeDecoder(
             np.frombuffer(message, dtype=">u4").astype(np.uint32)
         )
         for message in padded
@@ -584,7 +475,7 @@ def decode(
             bar.update()
             for i in range(steps - 1, stop, -1):
                 levels = [
-                    int(coder.decode(_categorical(_level_law(before))))
+                    int(coder.decode(categorical(_level_law(before))))
                     for coder, before in zip(coders, levels)
                 ]
                 kinds = [party.step(i, level) for level in levels]
@@ -599,12 +490,12 @@ def decode(
             if about.lossless:
                 for image, look, coder in zip(images, looks, coders):
                     table = grey_probabilities(
-                        look, int(coder.decode(_stream().model.Uniform(SIGMAS)))
+                        look, int(coder.decode(stream().model.Uniform(SIGMAS)))
                     )
                     image.copy_(
                         torch.from_numpy(
                             coder.decode(
-                                _stream().model.Categorical(perfect=False), table
+                                stream().model.Categorical(perfect=False), table
                             )
                         ).view(shape)
                     )
@@ -617,45 +508,6 @@ def decode(
             "sender's; decode it with the versions that it was encoded with"
         )
     return images
-
-
-def read_header(data: bytes) -> About:
-    """What a file says about itself, without the network. Raises ValueError if it is truncated, damaged or foreign."""
-    start = len(MAGIC) + struct.calcsize(HEADER)
-    if data[: len(MAGIC)] != MAGIC:
-        raise ValueError(
-            f"the data begin with {data[: len(MAGIC)]!r}; wanted {MAGIC!r}, a file that `ddpm encode` made"
-        )
-    if (
-        len(data) < start + 4
-        or zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]
-    ):
-        raise ValueError(
-            f"the file ({len(data)} bytes) is truncated or damaged: its checksum does not fit; take another copy"
-        )
-    mark, steps, bits, lossless, t, seed, B, C, H, W, checksum = struct.unpack(
-        HEADER, data[len(MAGIC) : start]
-    )
-    lengths = [
-        int.from_bytes(data[at : at + 3], "little")
-        for at in range(start, min(start + 3 * B, len(data) - 4), 3)
-    ]
-    if (
-        len(lengths) != B
-        or start + 3 * B + sum(lengths) + 4 != len(data)
-        or not (BITS[0] <= bits <= BITS[1] and steps >= 2 and B and lossless < 2)
-    ):
-        raise ValueError(
-            f"the file says that it holds {B} pictures, and has {len(data)} bytes, which do not fit; it is damaged: take another copy"
-        )
-    ends = np.cumsum([start + 3 * B, *lengths]).tolist()
-    messages = [data[first:last] for first, last in zip(ends, ends[1:])]
-    return About(
-        mark, steps, bits, bool(lossless), t, seed, (B, C, H, W), checksum, messages
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------------- edges
 
 
 def fingerprint(model: nn.Module, schedule: Schedule) -> bytes:
@@ -726,19 +578,3 @@ def _check(
         )
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed = {seed!r}; wanted a whole number from 0 to 2^32 - 1")
-
-
-def _stream() -> Any:
-    try:
-        from constriction import stream
-    except ImportError as error:
-        raise FileNotFoundError(
-            "the codec's range coder is that of constriction, which is not installed; run: pip install constriction"
-        ) from error
-    return stream
-
-
-def _categorical(probabilities: Array) -> Any:
-    return _stream().model.Categorical(
-        probabilities / probabilities.sum(), perfect=False
-    )

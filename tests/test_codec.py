@@ -16,6 +16,8 @@ from scipy import stats
 from ddpm_core import (
     Schedule,
     codec,
+    codec_file,
+    coding,
     decoder_log_likelihood,
     q_posterior,
     q_sample,
@@ -91,22 +93,22 @@ def test_a_message_costs_about_the_divergence():
         numbers, _, bits = send(t)
         log2, error = np.log2(numbers), (np.log2(numbers) - bits).std() / M**0.5
         assert (log2 - bits).mean() <= 1 + 4 * error, "E log2 K <= KL + 1"
-        coder = codec._stream().queue.RangeEncoder()
+        coder = coding.stream().queue.RangeEncoder()
         for number, kl in zip(numbers.tolist(), bits.tolist()):
             codec.put(coder, number, kl)
         length = coder.num_bits() / M
         assert bits.mean() - 4 * error < length < (bits + np.log2(bits + 1) + 3).mean()
-        reader = codec._stream().queue.RangeDecoder(coder.get_compressed())
+        reader = coding.stream().queue.RangeDecoder(coder.get_compressed())
         assert [codec.take(reader, kl) for kl in bits.tolist()] == numbers.tolist()
 
 
 def test_a_number_costs_what_its_law_says():
     numbers = [1, 2, 3, 7, 1000, 65535, 65536, 2**17 - 1, 2**33 + 12345, 2**47 + 5]
     for bits in (0.0, 3.5, 40.0):
-        coder = codec._stream().queue.RangeEncoder()
+        coder = coding.stream().queue.RangeEncoder()
         for number in numbers * 20:
             codec.put(coder, number, bits)
-        weights = codec._octaves(bits)
+        weights = coding.octaves(bits)
         octaves = [number.bit_length() - 1 for number in numbers]
         promised = 20 * sum(
             octave - math.log2(weights[octave] / weights.sum())
@@ -123,7 +125,7 @@ def test_a_number_costs_what_its_law_says():
             < coder.num_bits()
             < promised + rare + 64 + 0.01 * len(numbers) * 20
         )
-        reader = codec._stream().queue.RangeDecoder(coder.get_compressed())
+        reader = coding.stream().queue.RangeDecoder(coder.get_compressed())
         assert [codec.take(reader, bits) for _ in numbers * 20] == numbers * 20
 
 
@@ -316,13 +318,20 @@ def with_header(data: bytes, **changes) -> bytes:
         "W",
         "checksum",
     ]
-    end = len(codec.MAGIC) + struct.calcsize(codec.HEADER)
+    end = len(codec_file.MAGIC) + struct.calcsize(codec_file.HEADER)
     values = (
-        dict(zip(names, struct.unpack(codec.HEADER, data[len(codec.MAGIC) : end])))
+        dict(
+            zip(
+                names,
+                struct.unpack(codec_file.HEADER, data[len(codec_file.MAGIC) : end]),
+            )
+        )
         | changes
     )
     return sealed(
-        codec.MAGIC + struct.pack(codec.HEADER, *values.values()) + data[end:-4]
+        codec_file.MAGIC
+        + struct.pack(codec_file.HEADER, *values.values())
+        + data[end:-4]
     )
 
 

@@ -26,6 +26,7 @@ from ddpm_core import (
     save_checkpoint,
     to_model_range,
 )
+from ddpm_core import samples as drawing
 from ddpm_core.bits import bits_per_dim_estimate
 from ddpm_core.cli import main
 from ddpm_core.data import CLASSES, Labelled, load_labelled
@@ -259,7 +260,7 @@ def test_the_samples_are_those_of_ddpm_sample(run, tmp_path):
 
 def test_a_stopped_run_goes_on_from_what_was_kept(run, small, monkeypatch, capsys):
     whole, _ = draw(load_checkpoint(run), Sampling(30), batch_size=16)
-    drawn, real_steps = [], evaluation.sample_steps
+    drawn, real_steps = [], drawing.sample_steps
 
     def stops_in_the_second_batch(model, schedule, shape, *how, **more):
         drawn.append(shape[0])
@@ -268,7 +269,7 @@ def test_a_stopped_run_goes_on_from_what_was_kept(run, small, monkeypatch, capsy
                 raise KeyboardInterrupt
             yield step
 
-    monkeypatch.setattr(evaluation, "sample_steps", stops_in_the_second_batch)
+    monkeypatch.setattr(drawing, "sample_steps", stops_in_the_second_batch)
     command = [
         "evaluate",
         str(run),
@@ -608,11 +609,11 @@ def test_two_processes_measure_what_one_does(tmp_path, real):
 
 def test_a_learned_variance_is_used(run, monkeypatch):
     checkpoint = load_checkpoint(run)
-    assert evaluation._settled(Sampling(), checkpoint).variance == "beta"
+    assert drawing.settled(Sampling(), checkpoint).variance == "beta"
     checkpoint.model.config["learn_variance"] = True
-    assert evaluation._settled(Sampling(), checkpoint).variance == "learned"
+    assert drawing.settled(Sampling(), checkpoint).variance == "learned"
     assert (
-        evaluation._settled(Sampling(variance="beta_tilde"), checkpoint).variance
+        drawing.settled(Sampling(variance="beta_tilde"), checkpoint).variance
         == "beta_tilde"
     )
 

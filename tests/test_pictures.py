@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageCms
 
 from ddpm_core import data, evaluation, load_checkpoint, load_images, streams
-from ddpm_core.cli import _labels, main
+from ddpm_core.cli import main
+from ddpm_core.commands.sample import _labels
 from ddpm_core.data import class_names, load_labelled
 from ddpm_core.evaluation import _pictures, evaluate
 from ddpm_core.runtime import pictures

@@ -137,3 +137,11 @@ def moved(module: str, names: dict[str, str]) -> Callable[[str], Any]:
         return getattr(import_module(f"{package}.{names[name]}"), name)
 
     return getattr_
+
+
+def kind_of(x: object) -> str:
+    return (
+        f"a tensor of {x.dtype}"
+        if isinstance(x, Tensor)
+        else f"a {type(x).__module__}.{type(x).__name__}"
+    )
