@@ -31,7 +31,9 @@ from .schedule import Schedule, at, check_schedule, send
 
 @dataclass(frozen=True)
 class BitsPerDim:
-    """The bound of Eq. (5), term by term; all in bits per dimension but for the two errors and the distortion."""
+    """The bound of Eq. (5), term by term; all in bits per dimension but for the two
+    errors and the distortion.
+    """
 
     total: Tensor  # (B,) prior + terms.sum(1): an upper bound on -log2 p_theta(x_0) / D
     prior: Tensor  # (B,) L_T
@@ -43,9 +45,11 @@ class BitsPerDim:
 
     @property
     def rate(self) -> Tensor:
-        """Figure 5: the bits received by the time x_t is known, L_T + L_{T-1} + ... + L_t, in [:, t - 1]; (B, T).
+        """Figure 5: the bits received by the time x_t is known, L_T + L_{T-1} + ... +
+        L_t, in [:, t - 1]; (B, T).
 
-        Bits per dimension. L_T alone at t = T; all but L_0 at t = 1. Table 4's "reverse process time" is T - t + 1.
+        Bits per dimension. L_T alone at t = T; all but L_0 at t = 1. Table 4's "reverse
+        process time" is T - t + 1.
         """
         after = self.terms[:, 1:].double().flip(1).cumsum(1).flip(1)
         return self.prior[:, None] + torch.nn.functional.pad(after, (0, 1)).to(
@@ -54,9 +58,11 @@ class BitsPerDim:
 
     @property
     def distortion(self) -> Tensor:
-        """Figure 5: sqrt(|| x_0 - x0_hat ||^2 / D) on the scale [0, 255], x0_hat by Eq. (15) from x_t, in [:, t - 1]; (B, T).
+        """Figure 5: sqrt(|| x_0 - x0_hat ||^2 / D) on the scale [0, 255], x0_hat by Eq.
+        (15) from x_t, in [:, t - 1]; (B, T).
 
-        Image by image. The root mean squared error of a whole set is 127.5 * x0_mse.mean(0).sqrt().
+        Image by image. The root mean squared error of a whole set is 127.5 *
+        x0_mse.mean(0).sqrt().
         """
         return 127.5 * self.x0_mse.sqrt()
 
@@ -70,7 +76,9 @@ class BoundEstimate:
 
     @property
     def mean(self) -> tuple[float, float]:
-        """The bound averaged over these images, and the standard error that estimating it has; the choice of images not included."""
+        """The bound averaged over these images, and the standard error that estimating
+        it has; the choice of images not included.
+        """
         return float(self.total.double().mean()), float(
             self.error.double().square().sum().sqrt()
         ) / len(self.error)
@@ -87,18 +95,25 @@ def bits_per_dim(
     progress: bool = False,
     labels: Tensor | None = None,
 ) -> BitsPerDim:
-    """Eq. (5) for images, with L_0 by Eq. (13): how many bits a dimension the images cost, at most.
+    """Eq. (5) for images, with L_0 by Eq. (13): how many bits a dimension the images
+    cost, at most.
 
     model      callable (x_t, t) -> eps_hat; a Module is in eval mode meanwhile
-    x0         (B, ...) float on the 8-bit grid in [-1, 1]; as many as one evaluation of the model can hold
-    variance   "beta" or "beta_tilde"; L_0 uses sigma_1^2 = beta_tilde_2 for either, as the official code does. Or "learned", with
-               a model that answers [eps_hat | v]: sigma_t^2 of "beta" times exp(v), see `reverse_variance`
-    clip_x0    clamp x0_hat to [-1, 1] and take the mean from Eq. (7), as the official evaluation does; the sampler clips, too
-    generator  of the T noises an image; a list of one generator an image makes each image independent of the rest of its batch;
-               None: a fresh seed
-    labels     LongTensor (B,) for a UNet with classes: the bound on -log p_theta(x_0 | label)
-    One x_t an image and t is drawn: an unbiased estimate of the bound. Memory does not grow with T beyond the (B, T) results.
-    Raises TypeError or ValueError for images off the 8-bit grid, an unknown variance, and a model that returns another shape.
+    x0         (B, ...) float on the 8-bit grid in [-1, 1]; as many as one evaluation of
+               the model can hold
+    variance   "beta" or "beta_tilde"; L_0 uses sigma_1^2 = beta_tilde_2 for either, as
+               the official code does. Or "learned", with a model that answers [eps_hat
+               | v]: sigma_t^2 of "beta" times exp(v), see `reverse_variance`
+    clip_x0    clamp x0_hat to [-1, 1] and take the mean from Eq. (7), as the official
+               evaluation does; the sampler clips, too
+    generator  of the T noises an image; a list of one generator an image makes each
+               image independent of the rest of its batch; None: a fresh seed
+    labels     LongTensor (B,) for a UNet with classes: the bound on -log p_theta(x_0 |
+               label)
+    One x_t an image and t is drawn: an unbiased estimate of the bound. Memory does not
+    grow with T beyond the (B, T) results.
+    Raises TypeError or ValueError for images off the 8-bit grid, an unknown variance,
+    and a model that returns another shape.
     """
     from tqdm.auto import tqdm
 
@@ -141,21 +156,27 @@ def bits_per_dim_estimate(
     labels: Tensor | None = None,
     evaluations: int = 20,
 ) -> BoundEstimate:
-    """bits_per_dim(...).total from `evaluations` random t an image instead of all T: unbiased, with its standard error.
+    """bits_per_dim(...).total from `evaluations` random t an image instead of all T:
+    unbiased, with its standard error.
 
-    L_0 is measured twice, with two noises. The terms t = 2..T are estimated with (evaluations - 2) / 2 strata of equal probability
-    under p(t); each stratum has two draws, and term / p(t) has the right mean whatever p is. The spread of the two draws gives the
-    standard error. p is a guess of where the bits are: in log SNR, SNR_t = alpha_bar_t / (1 - alpha_bar_t), and there half evenly
-    and half in proportion to sqrt(SNR_t), about as the error of eps_hat falls on images.
+    L_0 is measured twice, with two noises. The terms t = 2..T are estimated with
+    (evaluations - 2) / 2 strata of equal probability under p(t); each stratum has two
+    draws, and term / p(t) has the right mean whatever p is. The spread of the two draws
+    gives the standard error. p is a guess of where the bits are: in log SNR, SNR_t =
+    alpha_bar_t / (1 - alpha_bar_t), and there half evenly and half in proportion to
+    sqrt(SNR_t), about as the error of eps_hat falls on images.
 
-    evaluations  of the model for each image, an even number from 4 on; every image draws its own t
-    Other arguments and errors as in `bits_per_dim`; ValueError for other numbers of evaluations.
+    evaluations  of the model for each image, an even number from 4 on; every image
+                 draws its own t
+    Other arguments and errors as in `bits_per_dim`; ValueError for other numbers of
+    evaluations.
     """
     from tqdm.auto import tqdm
 
     if not guard.is_whole(evaluations) or evaluations < 4 or evaluations % 2:
         raise ValueError(
-            f"evaluations = {evaluations!r}; wanted an even number, at least 4: two for L_0, two for each stratum of t"
+            f"evaluations = {evaluations!r}; wanted an even number, at least 4: two for"
+            " L_0, two for each stratum of t"
         )
     x0, labels, generator = _prepared(model, schedule, x0, variance, labels, generator)
     strata = (evaluations - 2) // 2 if schedule.T > 1 else 0
@@ -198,7 +219,9 @@ def bits_per_dim_estimate(
 
 
 def term_probability(schedule: Schedule) -> Tensor:
-    """The p(t) of `bits_per_dim_estimate` for t = 0..T, float64; p(0) = p(1) = 0, the rest is positive with sum 1 (if T > 1)."""
+    """The p(t) of `bits_per_dim_estimate` for t = 0..T, float64; p(0) = p(1) = 0, the
+    rest is positive with sum 1 (if T > 1).
+    """
     snr = schedule.alpha_bar[1:] / (1 - schedule.alpha_bar[1:])
     evenly = (snr[:-1] / snr[1:]).log()
     falling = evenly * snr[1:].sqrt()
@@ -218,15 +241,19 @@ def _prepared(
     labels: Tensor | None,
     generator: Generator | Sequence[Generator] | None,
 ) -> tuple[Tensor, Tensor | None, Generator | Sequence[Generator]]:
-    """The images and labels where the model is, and a generator, once all of it is known to fit."""
+    """The images and labels where the model is, and a generator, once all of it is
+    known to fit.
+    """
     check_schedule(schedule)
     if not isinstance(x0, Tensor):
         raise TypeError(
-            f"x0 is a {type(x0).__name__}; wanted a float tensor (B, C, H, W), as to_model_range() returns it"
+            f"x0 is a {type(x0).__name__}; wanted a float tensor (B, C, H, W), as"
+            " to_model_range() returns it"
         )
     if x0.ndim < 2 or not x0.numel():
         raise ValueError(
-            f"x0 has shape {tuple(x0.shape)}; wanted (B, C, H, W) with at least one image"
+            f"x0 has shape {tuple(x0.shape)}; wanted (B, C, H, W) with at least one"
+            " image"
         )
     grid_level(x0)
     reverse_variance(schedule, variance)
@@ -257,7 +284,9 @@ def _term_at(
     clip_x0: bool,
     labels: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """L_{t-1} in bits per dimension, and the mean squared errors of eps_hat and x0_hat; each (B,)."""
+    """L_{t-1} in bits per dimension, and the mean squared errors of eps_hat and x0_hat;
+    each (B,).
+    """
     x_t = q_sample(schedule, x0, t, eps)
     eps_hat, v = ask(model, x_t, t, variance, labels)
     x0_hat = predict_x0(schedule, x_t, t, eps_hat)

@@ -1,6 +1,7 @@
 """The variational bound and its terms: Eqs. (3), (5), (8)-(10), (12) and (13).
 
-Everything is an upper bound on -log p_theta(x_0), or a part of one, to be made *small*. Nats, unless a name says bits.
+Everything is an upper bound on -log p_theta(x_0), or a part of one, to be made *small*.
+Nats, unless a name says bits.
 """
 
 import torch
@@ -23,9 +24,11 @@ __getattr__ = guard.moved(
 
 
 def trajectory_bound(reverse: Reverse, schedule: Schedule, x: Tensor) -> Tensor:
-    """Eq. (3): -log p(x_T) - sum_t log p_theta(x_{t-1} | x_t) / q(x_t | x_{t-1}); its mean under q is L >= -log p_theta(x_0).
+    """Eq. (3): -log p(x_T) - sum_t log p_theta(x_{t-1} | x_t) / q(x_t | x_{t-1}); its
+    mean under q is L >= -log p_theta(x_0).
 
-    reverse  callable (x_t, t) -> mean, var     x  (T + 1, B, ...) float, trajectories of q, as q_trajectory draws them
+    reverse  callable (x_t, t) -> mean, var
+    x  (T + 1, B, ...) float, trajectories of q, as q_trajectory draws them
     -> (B,), nats: one unbiased sample of the bound for each trajectory
     """
     return log_q(schedule, x) - log_joint(reverse, x)
@@ -34,11 +37,16 @@ def trajectory_bound(reverse: Reverse, schedule: Schedule, x: Tensor) -> Tensor:
 def bound_terms(
     reverse: Reverse, schedule: Schedule, x0: Tensor, eps: Tensor
 ) -> Tensor:
-    """Eq. (5): L_T, and L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t)), and L_0 = -log p_theta(x_0 | x_1).
+    """Eq. (5): L_T, and L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t)),
+    and L_0 = -log p_theta(x_0 | x_1).
 
-    reverse  callable (x_t, t) -> mean, var     x0  (B, ...) float      eps  (T, B, ...), standard normal: x_t by Eq. (4)
-    -> (T + 1, B), nats: entry t is L_t, so entry 0 is L_0 (a density here; for pixels see Eq. (13)) and entry T is L_T.
-       The sum over t is an unbiased sample of the same L as Eq. (3), with less variance.
+    reverse  callable (x_t, t) -> mean, var
+    x0  (B, ...) float
+    eps  (T, B, ...), standard normal: x_t by Eq. (4)
+    -> (T + 1, B), nats: entry t is L_t, so entry 0 is L_0 (a density here; for pixels
+    see Eq. (13)) and entry T is L_T.
+       The sum over t is an unbiased sample of the same L as Eq. (3), with less
+       variance.
     """
     L_T = kl_divergence(
         at(schedule.alpha_bar.sqrt(), schedule.T, x0) * x0,
@@ -66,17 +74,22 @@ def mean_matching(
     mean: Tensor,
     var: Tensor,
 ) -> Tensor:
-    """Eq. (8) without C: || mu_tilde_t(x_t, x_0) - mu_theta ||^2 / (2 sigma_t^2), elementwise, nats.
+    """Eq. (8) without C: || mu_tilde_t(x_t, x_0) - mu_theta ||^2 / (2 sigma_t^2),
+    elementwise, nats.
 
-    x0, x_t, mean  (B, ...) float, mean = mu_theta(x_t, t)      var  sigma_t^2, broadcastable      t  in 2..T
-    L_{t-1} is this, summed over the image, plus `variance_mismatch`, which depends on no weight of the network.
+    x0, x_t, mean  (B, ...) float, mean = mu_theta(x_t, t)
+    var  sigma_t^2, broadcastable
+    t  in 2..T
+    L_{t-1} is this, summed over the image, plus `variance_mismatch`, which depends on
+    no weight of the network.
     """
     mu_tilde, _ = q_posterior(schedule, x0, x_t, t)
     return (mu_tilde - mean) ** 2 / (2 * var)
 
 
 def variance_mismatch(schedule: Schedule, t: int | Tensor, var: Tensor) -> Tensor:
-    """C of Eq. (8), for each dimension: (beta_tilde_t / sigma_t^2 - 1 - log(beta_tilde_t / sigma_t^2)) / 2, nats.
+    """C of Eq. (8), for each dimension: (beta_tilde_t / sigma_t^2 - 1 -
+    log(beta_tilde_t / sigma_t^2)) / 2, nats.
 
     var  sigma_t^2      t  in 2..T (beta_tilde_1 = 0 would make C infinite)
     Zero if and only if sigma_t^2 = beta_tilde_t.
@@ -88,9 +101,11 @@ def variance_mismatch(schedule: Schedule, t: int | Tensor, var: Tensor) -> Tenso
 def mean_matching_x0(
     reverse: Reverse, schedule: Schedule, x0: Tensor, t: int, eps: Tensor
 ) -> Tensor:
-    """Eq. (9): || mu_tilde_t(x_t, (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)) - mu_theta(x_t, t) ||^2 / (2 sigma_t^2).
+    """Eq. (9): || mu_tilde_t(x_t, (x_t - sqrt(1 - alpha_bar_t) eps) /
+    sqrt(alpha_bar_t)) - mu_theta(x_t, t) ||^2 / (2 sigma_t^2).
 
-    Eq. (8) with x_t = x_t(x_0, eps) drawn by Eq. (4), and x_0 written as a function of x_t and eps. Elementwise, nats.
+    Eq. (8) with x_t = x_t(x_0, eps) drawn by Eq. (4), and x_0 written as a function of
+    x_t and eps. Elementwise, nats.
     """
     x_t = q_sample(schedule, x0, t, eps)
     mean, var = reverse(x_t, t)
@@ -100,9 +115,11 @@ def mean_matching_x0(
 def mean_matching_eps(
     reverse: Reverse, schedule: Schedule, x0: Tensor, t: int, eps: Tensor
 ) -> Tensor:
-    """Eq. (10): || (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t) - mu_theta(x_t, t) ||^2 / (2 sigma_t^2).
+    """Eq. (10): || (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t) -
+    mu_theta(x_t, t) ||^2 / (2 sigma_t^2).
 
-    Eq. (9) with Eq. (7) inserted for mu_tilde: what mu_theta must predict, given x_t only. Elementwise, nats.
+    Eq. (9) with Eq. (7) inserted for mu_tilde: what mu_theta must predict, given x_t
+    only. Elementwise, nats.
     """
     x_t = q_sample(schedule, x0, t, eps)
     mean, var = reverse(x_t, t)
@@ -110,7 +127,8 @@ def mean_matching_eps(
 
 
 def eps_weight(schedule: Schedule, variance: str = "beta") -> Tensor:
-    """The weight of Eq. (12), beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)), for t = 0..T; float64, entry 0 is 0.
+    """The weight of Eq. (12), beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)), for t
+    = 0..T; float64, entry 0 is 0.
 
     Entry 1 uses sigma_1^2 of `reverse_variance`; Eq. (14) replaces all of it by 1.
     """
@@ -130,43 +148,57 @@ def eps_matching(
     eps: Tensor,
     variance: str = "beta",
 ) -> Tensor:
-    """Eq. (12): beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)) || eps - eps_theta(x_t, t) ||^2, elementwise, nats.
+    """Eq. (12): beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha_bar_t)) || eps -
+    eps_theta(x_t, t) ||^2, elementwise, nats.
 
-    model  callable (x_t, t) -> eps_hat     x0, eps  (B, ...) float     t  int or LongTensor (B,) in 1..T
+    model  callable (x_t, t) -> eps_hat
+    x0, eps  (B, ...) float
+    t  int or LongTensor (B,) in 1..T
     """
     eps_hat, _ = ask(model, q_sample(schedule, x0, t, eps), t)
     return at(eps_weight(schedule, variance), t, x0) * (eps - eps_hat) ** 2
 
 
 def decoder_log_likelihood(x0: Tensor, mean: Tensor, std: Tensor | float) -> Tensor:
-    """Eq. (13): log of the integral of N(x; mean, std^2) over the bin of x0, elementwise, nats.
+    """Eq. (13): log of the integral of N(x; mean, std^2) over the bin of x0,
+    elementwise, nats.
 
-    The bin is [x0 - 1/255, x0 + 1/255]; the first reaches to -infinity and the last to +infinity, so that the 256 probabilities
-    sum to 1 whatever the mean and the std are.
+    The bin is [x0 - 1/255, x0 + 1/255]; the first reaches to -infinity and the last to
+    +infinity, so that the 256 probabilities sum to 1 whatever the mean and the std are.
 
-    x0  (B, ...) float on the 8-bit grid in [-1, 1]     mean  like x0     std  broadcastable onto it, > 0      ->  like x0
-    Finite, with finite gradients, far in the tails, where a difference of two CDFs is 0 - 0: there
-    log(Phi(b) - Phi(a)) = log Phi(b) + log(1 - exp(log Phi(a) - log Phi(b))), mirrored so that the bin lies left of the mean.
-    Raises TypeError for other things than floats, ValueError if x0 is off the grid, std is not positive, the mean is NaN (looked for
-    on the processor only) or has another shape than x0.
+    x0  (B, ...) float on the 8-bit grid in [-1, 1]
+    mean  like x0
+    std  broadcastable onto it, > 0
+    ->  like x0
+    Finite, with finite gradients, far in the tails, where a difference of two CDFs is
+    0 - 0: there
+    log(Phi(b) - Phi(a)) = log Phi(b) + log(1 - exp(log Phi(a) - log Phi(b))), mirrored
+    so that the bin lies left of the mean.
+    Raises TypeError for other things than floats, ValueError if x0 is off the grid, std
+    is not positive, the mean is NaN (looked for on the processor only) or has another
+    shape than x0.
     """
     for name, tensor in dict(x0=x0, mean=mean).items():
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise TypeError(
-                f"{name} is a {getattr(tensor, 'dtype', type(tensor).__name__)}; wanted floats: to_model_range() takes uint8 images to [-1, 1]"
+                f"{name} is a {getattr(tensor, 'dtype', type(tensor).__name__)}; wanted"
+                " floats: to_model_range() takes uint8 images to [-1, 1]"
             )
     if x0.shape != mean.shape:
         raise ValueError(
-            f"mean has shape {tuple(mean.shape)} but x0 has {tuple(x0.shape)}; wanted the same shape"
+            f"mean has shape {tuple(mean.shape)} but x0 has {tuple(x0.shape)}; wanted"
+            " the same shape"
         )
     if mean.device.type == "cpu" and mean.isnan().any():
         raise ValueError(
-            "mean contains NaN; wanted numbers. A model that answers NaN has usually diverged: lower its learning rate"
+            "mean contains NaN; wanted numbers. A model that answers NaN has usually"
+            " diverged: lower its learning rate"
         )
     std = torch.as_tensor(std, dtype=mean.dtype, device=mean.device)
     if not (std > 0).all():
         raise ValueError(
-            f"std = {float(std.min())} at its smallest; wanted a standard deviation above 0"
+            f"std = {float(std.min())} at its smallest; wanted a standard deviation"
+            " above 0"
         )
     wide = (
         torch.float32 if mean.device.type == "mps" else torch.float64
@@ -188,10 +220,13 @@ def decoder_log_likelihood(x0: Tensor, mean: Tensor, std: Tensor | float) -> Ten
 
 
 def grid_level(x0: Tensor) -> Tensor:
-    """The 8-bit level 0..255 of each value of x0 in [-1, 1]. Raises ValueError if a value is no such level, up to rounding."""
+    """The 8-bit level 0..255 of each value of x0 in [-1, 1]. Raises ValueError if a
+    value is no such level, up to rounding.
+    """
     if not x0.is_floating_point():
         raise TypeError(
-            f"x0 has dtype {x0.dtype}; wanted floats: to_model_range() takes uint8 images to [-1, 1]"
+            f"x0 has dtype {x0.dtype}; wanted floats: to_model_range() takes uint8"
+            " images to [-1, 1]"
         )
     if x0.dtype in (torch.float16, torch.bfloat16):
         raise TypeError(
@@ -205,7 +240,8 @@ def grid_level(x0: Tensor) -> Tensor:
         or level.max() > 255 + 1e-3
     ):
         raise ValueError(
-            "x0 has values off the 8-bit grid -1, -1 + 2/255, ..., 1 (or NaN); wanted images as to_model_range() returns them"
+            "x0 has values off the 8-bit grid -1, -1 + 2/255, ..., 1 (or NaN); wanted"
+            " images as to_model_range() returns them"
         )
     return level.round()
 
@@ -218,10 +254,14 @@ def bound_term(
     mean: Tensor,
     var: Tensor,
 ) -> Tensor:
-    """Eq. (5), its term at t: KL(q(x_{t-1} | x_t, x_0) || N(mean, var)) for t > 1, and L_0 by Eq. (13) for t = 1.
+    """Eq. (5), its term at t: KL(q(x_{t-1} | x_t, x_0) || N(mean, var)) for t > 1, and
+    L_0 by Eq. (13) for t = 1.
 
-    x0, x_t, mean  (B, ...) float      var  sigma_t^2, broadcastable      t  int or LongTensor (B,) in 1..T
-    -> like x0, elementwise, nats. Raises ValueError if x0 is off the 8-bit grid where t = 1.
+    x0, x_t, mean  (B, ...) float
+    var  sigma_t^2, broadcastable
+    t  int or LongTensor (B,) in 1..T
+    -> like x0, elementwise, nats. Raises ValueError if x0 is off the 8-bit grid where t
+    = 1.
     """
     if isinstance(t, int) and t == 1:
         return -decoder_log_likelihood(x0, mean, var.sqrt())

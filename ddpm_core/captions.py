@@ -1,7 +1,8 @@
-"""Pictures with captions: six artists' drawings of the same things, embedded in data/emoji.
+"""Pictures with captions: six artists' drawings of the same things, embedded in
+data/emoji.
 
-data/emoji/README.md says whose they are, how they were made and what they lack. Nothing is
-decoded but the sheets that a split needs, and nothing is cached on disk.
+data/emoji/README.md says whose they are, how they were made and what they lack. Nothing
+is decoded but the sheets that a split needs, and nothing is cached on disk.
 """
 
 import io
@@ -76,19 +77,20 @@ def load_captioned(
     """Images uint8 (N, 3, size, size), their captions, and what is known of each.
 
     name    "emoji": the one set that there is
-    split   "train", or held out: "pair" (things and styles that are known, but never seen
-            together), "tone" (a skin tone never seen on this thing), "word" (things with
-            words that no training caption has, keywords neither), "artist" (a seventh
-            artist, style "firefox"); "all" of these
+    split   "train", or held out: "pair" (things and styles that are known, but never
+            seen together), "tone" (a skin tone never seen on this thing), "word"
+            (things with words that no training caption has, keywords neither), "artist"
+            (a seventh artist, style "firefox"); "all" of these
     size    64, as stored; 32: the mean of 2 x 2 pixels
-    ground  None: white; a name of GROUNDS; "random": one of these eight for each picture,
-            by `generator`, or else by `seed`. The caption ends in "on a light blue ground".
+    ground  None: white; a name of GROUNDS; "random": one of these eight for each
+            picture, by `generator`, or else by `seed`. The caption ends in "on a light
+            blue ground".
     styles  only these artists
     things  no people and no symbols: the 1,032 things that are generated
 
-    Raises ValueError for an unknown name, split, size, ground or style and for a damaged
-    file, FileNotFoundError for a missing one. For grounds, shifts and sizes of your own,
-    see `load_drawings` and `on_ground`.
+    Raises ValueError for an unknown name, split, size, ground or style and for a
+    damaged file, FileNotFoundError for a missing one. For grounds, shifts and sizes of
+    your own, see `load_drawings` and `on_ground`.
     """
     if size not in (32, 64):
         raise ValueError(f"size = {size!r}; wanted 32 or 64")
@@ -146,8 +148,9 @@ def load_drawings(
             parts.append(tiles if len(places) == len(tiles) else tiles[places])
     if not parts:
         raise ValueError(
-            f"no pictures for split = {split!r}, styles = {styles!r}, things = {things}; "
-            '"artist" has firefox and nothing else, and "tone" has only people'
+            f"no pictures for split = {split!r}, styles = {styles!r}, things ="
+            f' {things}; "artist" has firefox and nothing else, and "tone" has only'
+            " people"
         )
     drawings = torch.cat(parts) if len(parts) > 1 else parts[0]
     return drawings.permute(0, 3, 1, 2).contiguous(), facts
@@ -156,11 +159,12 @@ def load_drawings(
 def on_ground(
     drawings: Tensor, ground: tuple[int, int, int] | Tensor, size: int = SIZE
 ) -> Tensor:
-    """RGBA uint8 (N, 4, 64, 64) on a ground -> RGB uint8 (N, 3, size, size), rounded once.
+    """RGBA uint8 (N, 4, 64, 64) on a ground -> RGB uint8 (N, 3, size, size), rounded
+    once.
 
-    (alpha colour + (255 - alpha) ground) / 255, in integers; at size 32 the mean of 2 x 2
-    of that, which is the mean of premultiplied pixels. ground: (3,) or one for each, (N, 3),
-    whole numbers 0..255. Raises TypeError or ValueError for anything else.
+    (alpha colour + (255 - alpha) ground) / 255, in integers; at size 32 the mean of 2 x
+    2 of that, which is the mean of premultiplied pixels. ground: (3,) or one for each,
+    (N, 3), whole numbers 0..255. Raises TypeError or ValueError for anything else.
     """
     guard.instance("drawings", drawings, Tensor, "a tensor, as load_drawings gives it")
     if drawings.ndim != 4 or drawings.shape[1] != 4 or drawings.dtype != torch.uint8:
@@ -184,8 +188,8 @@ def on_ground(
     colour = colour.to(torch.int32)
     if colour.shape not in ((3,), (len(drawings), 3)):
         raise ValueError(
-            f"ground is {tuple(colour.shape)}; wanted (3,), or one colour for each of the "
-            f"{len(drawings)} drawings: ({len(drawings)}, 3)"
+            f"ground is {tuple(colour.shape)}; wanted (3,), or one colour for each of"
+            f" the {len(drawings)} drawings: ({len(drawings)}, 3)"
         )
     colour = colour.expand(len(drawings), 3)[..., None, None]
     out = drawings.new_empty(len(drawings), 3, size, size)
@@ -210,10 +214,10 @@ def captions_of(
 ) -> list[str]:
     """A caption for each picture, "{style} {name}", or with a generator one of several.
 
-    Then three of the keywords stand for the name with probability `keywords`, and the style
-    is left out with probability `no_style`, independently of each other. The ground is
-    always named, if there is one. Raises TypeError or ValueError for what are no Drawings
-    or no probabilities.
+    Then three of the keywords stand for the name with probability `keywords`, and the
+    style is left out with probability `no_style`, independently of each other. The
+    ground is always named, if there is one. Raises TypeError or ValueError for what are
+    no Drawings or no probabilities.
     """
     wanted = "wanted the Drawings that load_drawings() returns"
     if not isinstance(facts, (list, tuple)) or isinstance(facts, Drawing):

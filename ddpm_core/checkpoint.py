@@ -78,9 +78,11 @@ def save_checkpoint(
         step=step,
         info=info,
         training=training,
-        about={"beta": schedule.beta[1:].tolist()}
-        if isinstance(schedule, Schedule)
-        else {},
+        about=(
+            {"beta": schedule.beta[1:].tolist()}
+            if isinstance(schedule, Schedule)
+            else {}
+        ),
         says={} if prediction == "eps" else {"prediction": prediction},
         half=half,
     )

@@ -1,22 +1,32 @@
-"""Algorithms 3 and 4 as a program: a sender and a receiver, files of bytes between them.
+"""Algorithms 3 and 4 as a program: a sender and a receiver, files of bytes between
+them.
 
-Both hold the same network and draw the same noise from a seed. The sender wants the receiver to have x_T ~ q(x_T | x_0), then
-x_{t-1} ~ q(x_{t-1} | x_t, x_0), step by step, though the receiver can draw from p_theta(x_{t-1} | x_t) only. Relative entropy coding:
-of many draws from p_theta the sender names one, so chosen that it is a draw from q; its number is the message.
+Both hold the same network and draw the same noise from a seed. The sender wants the
+receiver to have x_T ~ q(x_T | x_0), then x_{t-1} ~ q(x_{t-1} | x_t, x_0), step by step,
+though the receiver can draw from p_theta(x_{t-1} | x_t) only. Relative entropy coding:
+of many draws from p_theta the sender names one, so chosen that it is a draw from q; its
+number is the message.
 
-    choose             the Poisson functional representation (Li and El Gamal 2018): exact, the message costs about KL(q || p)
-    put, take          a number in a range coder, at most KL + log2(KL + 1) + 3 bits on average
-    encode, decode     images to bytes and back, in steps and patches of pixels (Theis et al. 2022); decode(encode(x)) == x, bit by bit
+    choose             the Poisson functional representation (Li and El Gamal 2018):
+                       exact, the message costs about KL(q || p)
+    put, take          a number in a range coder, at most KL + log2(KL + 1) + 3 bits on
+                       average
+    encode, decode     images to bytes and back, in steps and patches of pixels (Theis
+                       et al. 2022); decode(encode(x)) == x, bit by bit
 
-Files. A large step of a picture costs hundreds of bits and needs 2^KL draws, so it is cut into patches of a few bits, of which each picks its
-own draw from 2^bits noise pictures. Where the number that `choose` would name lies beyond them, the best of them is taken: the law is
-then nearly q, not q. The network runs in float64, where processors differ by 1e-14 or so; the receiver reads nothing by its answers but
-the pixels of the last step, and for these they are rounded to sixteenths of a grey level. So sender and receiver agree on any
-processor, given the same versions of torch and numpy; a checksum of the pictures notices it if they do not.
+Files. A large step of a picture costs hundreds of bits and needs 2^KL draws, so it is
+cut into patches of a few bits, of which each picks its own draw from 2^bits noise
+pictures. Where the number that `choose` would name lies beyond them, the best of them
+is taken: the law is then nearly q, not q. The network runs in float64, where processors
+differ by 1e-14 or so; the receiver reads nothing by its answers but the pixels of the
+last step, and for these they are rounded to sixteenths of a grey level. So sender and
+receiver agree on any processor, given the same versions of torch and numpy; a checksum
+of the pictures notices it if they do not.
 
-Departure: sigma_t^2 is neither beta_t nor beta_tilde_t. With few steps both waste bits, and the least KL has
-sigma_t^2 = beta_tilde_t + w_t^2 m, with w_t the weight of x_0 in Eq. (7) and m the mean squared error of x0_hat. The sender knows m
-and says it first, to a quarter of a factor of two. So both know the KL too, and cut alike.
+Departure: sigma_t^2 is neither beta_t nor beta_tilde_t. With few steps both waste bits,
+and the least KL has sigma_t^2 = beta_tilde_t + w_t^2 m, with w_t the weight of x_0 in
+Eq. (7) and m the mean squared error of x0_hat. The sender knows m and says it first, to
+a quarter of a factor of two. So both know the KL too, and cut alike.
 """
 
 import copy
@@ -57,7 +67,9 @@ BLOCK = 16  # noise pictures made from one seed
 
 
 def coding_times(T: int, steps: int = 24) -> list[int]:
-    """0, and the times at which a file can stop: 1 to T in even ratios, rounded, each once; `steps` of them, or fewer."""
+    """0, and the times at which a file can stop: 1 to T in even ratios, rounded, each
+    once; `steps` of them, or fewer.
+    """
     if isinstance(steps, bool) or not isinstance(steps, int) or not 2 <= steps <= 255:
         raise ValueError(f"steps = {steps!r}; wanted a whole number from 2 to 255")
     return [0, *sorted({round(T ** (i / (steps - 1))) for i in range(steps)})]
@@ -65,7 +77,9 @@ def coding_times(T: int, steps: int = 24) -> list[int]:
 
 @dataclass
 class Party:
-    """Sender or receiver: everything that they must do alike. D is the number of values of a picture, every pixel and colour."""
+    """Sender or receiver: everything that they must do alike. D is the number of values
+    of a picture, every pixel and colour.
+    """
 
     model: nn.Module  # in float64
     schedule: Schedule
@@ -80,7 +94,9 @@ class Party:
         self.few = visiting(self.schedule, self.times)
 
     def look(self, x: Tensor, i: int) -> Tensor:
-        """x0_hat of Eq. (15) at times[i], clipped; pictures a few at a time, which is fastest in float64."""
+        """x0_hat of Eq. (15) at times[i], clipped; pictures a few at a time, which is
+        fastest in float64.
+        """
         looks = []
         for part in x.split(4):
             t = torch.full((len(part),), self.times[i])
@@ -92,7 +108,9 @@ class Party:
         return torch.cat(looks)
 
     def step(self, i: int, level: int) -> tuple[float, float, int, float]:
-        """From times[i] to times[i - 1], for a picture of this level: var_q, var_p, the number of patches, bits for each of them."""
+        """From times[i] to times[i - 1], for a picture of this level: var_q, var_p, the
+        number of patches, bits for each of them.
+        """
         var_q = float(self.few.beta_tilde[i])
         weight = float(
             self.few.alpha_bar[i - 1].sqrt()
@@ -105,17 +123,23 @@ class Party:
         return var_q, var_p, patches, total / patches
 
     def patches(self, i: int, number: int) -> list[Array]:
-        """The pixels of each patch: drawn by lot, so that every patch has its share of the edges."""
+        """The pixels of each patch: drawn by lot, so that every patch has its share of
+        the edges.
+        """
         return np.array_split(self._rng(i, 0).permutation(self.D), number)
 
     def noise(self, i: int, block: int) -> Array:
-        """BLOCK pictures of standard normal noise, (BLOCK, D): the draws that step i can be made of, the same for all images of a file."""
+        """BLOCK pictures of standard normal noise, (BLOCK, D): the draws that step i
+        can be made of, the same for all images of a file.
+        """
         return self._rng(i, 1 + block).standard_normal(
             (BLOCK, self.D), dtype=np.float32
         )
 
     def noise_of(self, i: int, numbers: list[int]) -> Array:
-        """The noise of a picture whose patches name these noise pictures, from 1 on; (D,) float64."""
+        """The noise of a picture whose patches name these noise pictures, from 1 on;
+        (D,) float64.
+        """
         z = np.empty(self.D)
         for pixels, number in zip(self.patches(i, len(numbers)), numbers):
             z[pixels] = self.noise(i, (number - 1) // BLOCK)[
@@ -149,10 +173,12 @@ class Party:
 
 
 def grey_probabilities(looks: Tensor, level: int) -> Array:
-    """Eq. (13) for the 256 levels of every pixel, as whole numbers that sum to the same: (D, 256), the same on every processor.
+    """Eq. (13) for the 256 levels of every pixel, as whole numbers that sum to the
+    same: (D, 256), the same on every processor.
 
     looks  x0_hat, any shape, D pixels       level  of sigma
-    The mean is rounded to a sixteenth of a grey level, so all borders of bins lie on one grid, and one table of the normal law serves.
+    The mean is rounded to a sixteenth of a grey level, so all borders of bins lie on
+    one grid, and one table of the normal law serves.
     """
     sigma, last = 128 * 2 ** (-level / 16), 255 * 16 + 8
     border = torch.arange(-last, last + 1, dtype=torch.float64) / 16
@@ -170,7 +196,9 @@ def grey_probabilities(looks: Tensor, level: int) -> Array:
 
 
 def _level_law(before: int) -> Array:
-    """P(level), given that of the step before: a picture's error falls step by step, mostly by one, two or three levels."""
+    """P(level), given that of the step before: a picture's error falls step by step,
+    mostly by one, two or three levels.
+    """
     law: Array = np.exp2(-np.abs(np.arange(LEVELS) - before - 2.0))
     return law
 
@@ -190,13 +218,18 @@ def encode(
     """Algorithm 3: images to a file that `decode` turns back.
 
     images    uint8 (B, C, H, W), of the size that the network draws
-    t         where to stop, one of coding_times(T, steps); default: 1, or for a lossless file the one nearest to 40, where
-              patches and the range coder share the picture best
-    lossless  send x_0 given x_t by Eq. (13), exactly. False: stop there, and the receiver shows x0_hat of Eq. (15)
-    steps     from T to 1; fewer make larger steps, which cost more bits in all and less time
-    bits      every patch picks one of 2^bits noise pictures: more make a shorter file, and double the sender's work each
+    t         where to stop, one of coding_times(T, steps); default: 1, or for a
+              lossless file the one nearest to 40, where patches and the range coder
+              share the picture best
+    lossless  send x_0 given x_t by Eq. (13), exactly. False: stop there, and the
+              receiver shows x0_hat of Eq. (15)
+    steps     from T to 1; fewer make larger steps, which cost more bits in all and less
+              time
+    bits      every patch picks one of 2^bits noise pictures: more make a shorter file,
+              and double the sender's work each
     seed      of the noise; the file holds it
-    Raises TypeError or ValueError for arguments that do not fit, FileNotFoundError where `constriction` is missing.
+    Raises TypeError or ValueError for arguments that do not fit, FileNotFoundError
+    where `constriction` is missing.
     """
     if t is None:
         t = (
@@ -231,7 +264,9 @@ def encode_all(
     seed: int = 0,
     progress: bool = False,
 ) -> list[bytes]:
-    """A file for each (t, lossless) of `stops`, as `encode` would make it, from one walk down the steps. Arguments as there."""
+    """A file for each (t, lossless) of `stops`, as `encode` would make it, from one
+    walk down the steps. Arguments as there.
+    """
     from tqdm.auto import tqdm
 
     times = coding_times(schedule.T, steps)
@@ -308,10 +343,13 @@ def encode_all(
 def _search(
     party: Party, i: int, shift: Array, kinds: list[tuple[float, float, int]]
 ) -> list[list[int]]:
-    """What `choose` would name for every patch of every picture, among the first 2^bits draws: one matrix product for many pictures.
+    """What `choose` would name for every patch of every picture, among the first 2^bits
+    draws: one matrix product for many pictures.
 
-    shift  (B, D) mean_q - mean_p            kinds  var_q, var_p, number of patches, for each picture
-    Of log_ratio only what depends on z matters: (var_p / var_q - 1) |z|^2 / 2 and - sqrt(var_p) / var_q z . shift, in T / w.
+    shift  (B, D) mean_q - mean_p
+    kinds  var_q, var_p, number of patches, for each picture
+    Of log_ratio only what depends on z matters: (var_p / var_q - 1) |z|^2 / 2 and -
+    sqrt(var_p) / var_q z . shift, in T / w.
     """
     groups = {
         n: [b for b, kind in enumerate(kinds) if kind[2] == n]
@@ -321,15 +359,17 @@ def _search(
     index = [np.zeros(kind[2], dtype=int) for kind in kinds]
     pixels = {n: party.patches(i, n) for n in groups}
     weights = {
-        (n, j): np.stack(
-            [
-                np.append(
-                    -math.sqrt(kinds[b][1]) / kinds[b][0] * shift[b, where],
-                    [(kinds[b][1] / kinds[b][0] - 1) / 2, 1.0],
-                )
-                for b in group
-            ]
-        ).astype(np.float32)
+        (n, j): (
+            np.stack(
+                [
+                    np.append(
+                        -math.sqrt(kinds[b][1]) / kinds[b][0] * shift[b, where],
+                        [(kinds[b][1] / kinds[b][0] - 1) / 2, 1.0],
+                    )
+                    for b in group
+                ]
+            ).astype(np.float32)
+        )
         for n, group in groups.items()
         for j, where in enumerate(pixels[n])
     }
@@ -379,7 +419,9 @@ def _file(
     looks: Tensor,
     coders: list[Any],
 ) -> bytes:
-    """The file that stops here: a header, the length of every picture's message, the messages, a checksum."""
+    """The file that stops here: a header, the length of every picture's message, the
+    messages, a checksum.
+    """
     messages = []
     for image, look, coder in zip(images, looks, coders):
         coder = coder.clone()
@@ -420,10 +462,13 @@ def _file(
 def decode(
     model: nn.Module, schedule: Schedule, data: bytes, *, progress: bool = False
 ) -> Tensor:
-    """Algorithm 4: the images of a file that `encode` made with the same network: uint8 (B, C, H, W).
+    """Algorithm 4: the images of a file that `encode` made with the same network: uint8
+    (B, C, H, W).
 
-    Raises ValueError for a file that is truncated, damaged or foreign, was made with another network, or decodes to other pictures than
-    were sent, as it may where the libraries of this machine compute differently. What it returns is what the sender had.
+    Raises ValueError for a file that is truncated, damaged or foreign, was made with
+    another network, or decodes to other pictures than were sent, as it may where the
+    libraries of this machine compute differently. What it returns is what the sender
+    had.
     """
     from tqdm.auto import tqdm
 
@@ -431,11 +476,13 @@ def decode(
     shape, want = about.shape[1:], _shape(model)
     if about.fingerprint != fingerprint(model, schedule):
         raise ValueError(
-            "the file was made with another network or schedule; wanted the checkpoint that it was encoded with"
+            "the file was made with another network or schedule; wanted the checkpoint"
+            " that it was encoded with"
         )
     if shape != want:
         raise ValueError(
-            f"the file says that its pictures have shape {shape}, but the network draws {want}; the file is damaged: take another copy"
+            f"the file says that its pictures have shape {shape}, but the network draws"
+            f" {want}; the file is damaged: take another copy"
         )
     party = Party(
         _in_float64(model),
@@ -447,7 +494,8 @@ def decode(
     )
     if about.t not in party.times[1:]:
         raise ValueError(
-            f"the file says that it stops at t = {about.t}, which is none of its times; it is damaged: take another copy"
+            f"the file says that it stops at t = {about.t}, which is none of its times;"
+            " it is damaged: take another copy"
         )
     stop, steps = party.times.index(about.t), len(party.times)
     padded = [message + bytes(-len(message) % 4) for message in about.messages]
@@ -504,14 +552,17 @@ def decode(
         agrees = False
     if not agrees:
         raise ValueError(
-            "the file is whole, but decodes to other pictures than were sent: this machine's torch or numpy computes differently from the "
-            "sender's; decode it with the versions that it was encoded with"
+            "the file is whole, but decodes to other pictures than were sent: this"
+            " machine's torch or numpy computes differently from the sender's; decode"
+            " it with the versions that it was encoded with"
         )
     return images
 
 
 def fingerprint(model: nn.Module, schedule: Schedule) -> bytes:
-    """Eight bytes that depend on every weight, their names, the network's arguments and beta."""
+    """Eight bytes that depend on every weight, their names, the network's arguments and
+    beta.
+    """
     h = hashlib.sha256(repr(sorted(getattr(model, "config", {}).items())).encode())
     for name, tensor in [*sorted(model.state_dict().items()), ("beta", schedule.beta)]:
         h.update(
@@ -529,7 +580,8 @@ def _shape(model: nn.Module) -> tuple[int, int, int]:
     """C, H, W of what the network draws."""
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"model is a {type(model).__name__}; wanted an nn.Module, whose weights mark the file, such as load_checkpoint(...).model"
+            f"model is a {type(model).__name__}; wanted an nn.Module, whose weights"
+            " mark the file, such as load_checkpoint(...).model"
         )
     config = cast(dict[str, Any], getattr(model, "config", {}))
     if (
@@ -538,7 +590,8 @@ def _shape(model: nn.Module) -> tuple[int, int, int]:
         or "channels" not in config
     ):
         raise ValueError(
-            f"the network has config {config}; wanted image_size and channels, as a UNet has them, and no learned variance"
+            f"the network has config {config}; wanted image_size and channels, as a"
+            " UNet has them, and no learned variance"
         )
     return config["channels"], config["image_size"], config["image_size"]
 
@@ -555,18 +608,21 @@ def _check(
     want = _shape(model)
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         raise TypeError(
-            f"images are {getattr(images, 'dtype', type(images).__name__)}; wanted uint8 (B, C, H, W), as load_images returns them"
+            f"images are {getattr(images, 'dtype', type(images).__name__)}; wanted"
+            " uint8 (B, C, H, W), as load_images returns them"
         )
     if images.ndim != 4 or not len(images) or tuple(images.shape[1:]) != want:
         raise ValueError(
-            f"images have shape {tuple(images.shape)}; wanted at least one of those that the network draws, (B, {', '.join(map(str, want))})"
+            f"images have shape {tuple(images.shape)}; wanted at least one of those"
+            f" that the network draws, (B, {', '.join(map(str, want))})"
         )
     if not stops:
         raise ValueError("no stops; wanted at least one (t, lossless)")
     for t, _ in stops:
         if isinstance(t, bool) or t not in times[1:]:
             raise ValueError(
-                f"t = {t!r}; wanted one of the times at which these steps can stop: {', '.join(map(str, times[1:]))}"
+                f"t = {t!r}; wanted one of the times at which these steps can stop:"
+                f" {', '.join(map(str, times[1:]))}"
             )
     if (
         isinstance(bits, bool)
@@ -574,7 +630,8 @@ def _check(
         or not BITS[0] <= bits <= BITS[1]
     ):
         raise ValueError(
-            f"bits = {bits!r}; wanted a whole number from {BITS[0]} to {BITS[1]}: the sender makes 2^bits noise pictures a step"
+            f"bits = {bits!r}; wanted a whole number from {BITS[0]} to {BITS[1]}: the"
+            " sender makes 2^bits noise pictures a step"
         )
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed = {seed!r}; wanted a whole number from 0 to 2^32 - 1")

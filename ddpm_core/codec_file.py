@@ -1,5 +1,5 @@
-"""The files of the codec: a header, the length of each picture's message, the messages, a
-checksum."""
+"""The files of the codec: a header, the length of each picture's message, the messages,
+a checksum."""
 
 import struct
 import zlib
@@ -7,14 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAGIC, HEADER = (
-    b"DDPMC1",
-    "<8sBBBHIIBHHI",
-)  # fingerprint, steps, bits, lossless, t, seed; images, C, H, W; checksum of the pictures
-BITS = (
-    6,
-    20,
-)  # noise pictures a step, as a power of two: from one block to what a patient sender makes
+# fingerprint, steps, bits, lossless, t, seed; images, C, H, W; checksum of the pictures
+MAGIC, HEADER = (b"DDPMC1", "<8sBBBHIIBHHI")
+# noise pictures a step, as a power of two: from one block to what a patient sender
+# makes
+BITS = (6, 20)
 
 
 @dataclass(frozen=True)
@@ -33,18 +30,22 @@ class About:
 
 
 def read_header(data: bytes) -> About:
-    """What a file says about itself, without the network. Raises ValueError if it is truncated, damaged or foreign."""
+    """What a file says about itself, without the network. Raises ValueError if it is
+    truncated, damaged or foreign.
+    """
     start = len(MAGIC) + struct.calcsize(HEADER)
     if data[: len(MAGIC)] != MAGIC:
         raise ValueError(
-            f"the data begin with {data[: len(MAGIC)]!r}; wanted {MAGIC!r}, a file that `ddpm encode` made"
+            f"the data begin with {data[: len(MAGIC)]!r}; wanted {MAGIC!r}, a file that"
+            " `ddpm encode` made"
         )
     if (
         len(data) < start + 4
         or zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]
     ):
         raise ValueError(
-            f"the file ({len(data)} bytes) is truncated or damaged: its checksum does not fit; take another copy"
+            f"the file ({len(data)} bytes) is truncated or damaged: its checksum does"
+            " not fit; take another copy"
         )
     mark, steps, bits, lossless, t, seed, B, C, H, W, checksum = struct.unpack(
         HEADER, data[len(MAGIC) : start]
@@ -59,7 +60,8 @@ def read_header(data: bytes) -> About:
         or not (BITS[0] <= bits <= BITS[1] and steps >= 2 and B and lossless < 2)
     ):
         raise ValueError(
-            f"the file says that it holds {B} pictures, and has {len(data)} bytes, which do not fit; it is damaged: take another copy"
+            f"the file says that it holds {B} pictures, and has {len(data)} bytes,"
+            " which do not fit; it is damaged: take another copy"
         )
     ends = np.cumsum([start + 3 * B, *lengths]).tolist()
     messages = [data[first:last] for first, last in zip(ends, ends[1:])]

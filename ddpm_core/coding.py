@@ -22,15 +22,20 @@ def choose(
     log_w_max: float = math.inf,
     limit: int = 2**24,
 ) -> tuple[int, bool]:
-    """K = argmin_k T_k / w(y_k) with w = q / p, y_k independent draws from p, T_k the arrivals of a Poisson process of rate 1.
+    """K = argmin_k T_k / w(y_k) with w = q / p, y_k independent draws from p, T_k the
+    arrivals of a Poisson process of rate 1.
 
-    Then y_K ~ q exactly, and E log2 K <= KL(q || p) + 1 bits. Only the sender needs w and T; the receiver makes y_K, given K.
+    Then y_K ~ q exactly, and E log2 K <= KL(q || p) + 1 bits. Only the sender needs w
+    and T; the receiver makes y_K, given K.
 
-    log_w      callable: draws (R, ...) -> (R,), nats           log_w_max  its supremum; infinite if there is none
-    draws      callable: block 0, 1, 2, ... -> the next draws from p, (R, ...), as the receiver makes them
+    log_w      callable: draws (R, ...) -> (R,), nats           log_w_max  its supremum;
+               infinite if there is none
+    draws      callable: block 0, 1, 2, ... -> the next draws from p, (R, ...), as the
+               receiver makes them
     rng        for T, the sender's own
-    -> K, from 1, and whether it is proven: no later draw can win once T_k exceeds max w times the best quotient so far
-    Not proven after `limit` draws, K is the best of these, and the law is not quite q.
+    -> K, from 1, and whether it is proven: no later draw can win once T_k exceeds max w
+    times the best quotient so far Not proven after `limit` draws, K is the best of
+    these, and the law is not quite q.
     """
     best, index, time, seen, block = math.inf, 0, 0.0, 0, 0
     while seen < limit:
@@ -47,7 +52,9 @@ def choose(
 
 
 def log_ratio(z: Array, shift: Array, var_q: float, var_p: float) -> Array:
-    """log q(x) / p(x) at x = mean_p + sqrt(var_p) z, with shift = mean_q - mean_p: (..., D), (D,) -> (...), nats."""
+    """log q(x) / p(x) at x = mean_p + sqrt(var_p) z, with shift = mean_q - mean_p:
+    (..., D), (D,) -> (...), nats.
+    """
     x = math.sqrt(var_p) * z - shift
     answer: Array = (z * z / 2 - x * x / (2 * var_q)).sum(-1) + z.shape[-1] * math.log(
         var_p / var_q
@@ -56,7 +63,9 @@ def log_ratio(z: Array, shift: Array, var_q: float, var_p: float) -> Array:
 
 
 def largest_log_ratio(shift: Array, var_q: float, var_p: float) -> float:
-    """The supremum of `log_ratio`: infinite unless var_q < var_p, or both laws are the same."""
+    """The supremum of `log_ratio`: infinite unless var_q < var_p, or both laws are the
+    same.
+    """
     if var_q < var_p:
         return float(
             len(shift) * math.log(var_p / var_q) / 2
@@ -66,9 +75,11 @@ def largest_log_ratio(shift: Array, var_q: float, var_p: float) -> float:
 
 
 def put(coder: Any, number: int, bits: float) -> None:
-    """Append a number from 1 on, which is expected to have `bits` binary digits or so: P(number) ~ number^-(1 + 1 / (bits + 1)).
+    """Append a number from 1 on, which is expected to have `bits` binary digits or so:
+    P(number) ~ number^-(1 + 1 / (bits + 1)).
 
-    That law of Zipf, made of octaves: first the octave o = floor(log2 number), P(o) ~ 2^(-o / (bits + 1)), then its o lower digits.
+    That law of Zipf, made of octaves: first the octave o = floor(log2 number), P(o) ~
+    2^(-o / (bits + 1)), then its o lower digits.
     """
     octave = number.bit_length() - 1
     coder.encode(octave, categorical(octaves(bits)))
@@ -97,7 +108,8 @@ def stream() -> Any:
         from constriction import stream
     except ImportError as error:
         raise FileNotFoundError(
-            "the codec's range coder is that of constriction, which is not installed; run: pip install constriction"
+            "the codec's range coder is that of constriction, which is not installed;"
+            " run: pip install constriction"
         ) from error
     return stream
 

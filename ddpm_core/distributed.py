@@ -1,4 +1,6 @@
-"""Moved to runtime/distributed.py; the old name goes on working, and is the same module."""
+"""Moved to runtime/distributed.py; the old name goes on working, and is the same
+module.
+"""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""The data sets that are there without a network: Fashion-MNIST, and scikit-learn's digits."""
+"""The data sets that are there without a network: Fashion-MNIST, and scikit-learn's
+digits.
+"""
 
 import gzip
 import hashlib

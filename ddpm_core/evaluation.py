@@ -1,7 +1,9 @@
-"""What `ddpm evaluate` measures: the bound in bits per dimension, and samples beside real pictures that the network has not seen.
+"""What `ddpm evaluate` measures: the bound in bits per dimension, and samples beside
+real pictures that the network has not seen.
 
-`evaluate` does all of it; `draw`, `measure_bound` and `measure_pictures` are its parts, for use in a notebook; `table` prints.
-Every figure of the samples stands beside the same figure of as many real test images: that, not zero, is what can be reached.
+`evaluate` does all of it; `draw`, `measure_bound` and `measure_pictures` are its parts,
+for use in a notebook; `table` prints. Every figure of the samples stands beside the
+same figure of as many real test images: that, not zero, is what can be reached.
 """
 
 import math
@@ -48,16 +50,23 @@ def evaluate(
     keep: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Measure a trained network; everything in the answer is a number, a string or a list of them, so that JSON holds it.
+    """Measure a trained network; everything in the answer is a number, a string or a
+    list of them, so that JSON holds it.
 
     run       folder of a run or of a checkpoint
-    data      name of its data set (default: what the checkpoint says), whose test split is what the network has not seen;
-              `unseen` names another data set for that, which a folder, having no splits, needs. Images are resized to the network's
-    features  "fashion", "inception", "none" (no samples are drawn), or "auto": "fashion" for Fashion-MNIST, else "inception"
-    bound     images of each split for the bound; 0: leave it out. evaluations: of the network for each of them (None: at every t)
-    keep      file (.npz) for the samples: written batch by batch, and gone on with if it is there already; and a grid of 100 (.png)
+    data      name of its data set (default: what the checkpoint says), whose test split
+              is what the network has not seen; `unseen` names another data set for
+              that, which a folder, having no splits, needs. Images are resized to the
+              network's
+    features  "fashion", "inception", "none" (no samples are drawn), or "auto":
+              "fashion" for Fashion-MNIST, else "inception"
+    bound     images of each split for the bound; 0: leave it out. evaluations: of the
+              network for each of them (None: at every t)
+    keep      file (.npz) for the samples: written batch by batch, and gone on with if
+              it is there already; and a grid of 100 (.png)
     Under torchrun every rank takes its share, and all of them get the same answer.
-    Raises ValueError, TypeError or FileNotFoundError before any long work, if something is missing or does not fit.
+    Raises ValueError, TypeError or FileNotFoundError before any long work, if something
+    is missing or does not fit.
     """
     began = time.monotonic()
     if features not in ("auto", "fashion", "inception", "none"):
@@ -66,18 +75,21 @@ def evaluate(
         )
     if features == "none" and not bound:
         raise ValueError(
-            "nothing to measure: without features no samples are judged, and without images no bound; give --features or --bound"
+            "nothing to measure: without features no samples are judged, and without"
+            " images no bound; give --features or --bound"
         )
     checkpoint = load_checkpoint(run, device=choose_device(device))
     how = settled(how, checkpoint)
     data = data or checkpoint.info.get("data")
     if not data:
         raise ValueError(
-            f"the checkpoint in {run} does not say which data it was trained on; say it with --data"
+            f"the checkpoint in {run} does not say which data it was trained on; say it"
+            " with --data"
         )
     if unseen is None and ":" in data and not data.startswith("hub:"):
         raise ValueError(
-            f"{data} is a folder and has no test split; name images that the network has not seen with --unseen folder:<path>"
+            f"{data} is a folder and has no test split; name images that the network"
+            " has not seen with --unseen folder:<path>"
         )
     if features == "auto":
         features = "fashion" if data == "fashion-mnist" else "inception"
@@ -97,7 +109,8 @@ def evaluate(
         )
     if batch_size < 1 or bound and not 2 <= bound <= min(len(train), len(test)):
         raise ValueError(
-            f"batches of {batch_size}, bound of {bound} images; wanted at least 1, and 0 or from 2 to {min(len(train), len(test))}"
+            f"batches of {batch_size}, bound of {bound} images; wanted at least 1, and"
+            f" 0 or from 2 to {min(len(train), len(test))}"
         )
     if features != "none" and how.n < 2:
         raise ValueError(f"n = {how.n} samples; wanted at least 2, or --features none")
@@ -180,17 +193,21 @@ def measure_bound(
     progress: bool = False,
     desc: str = "bound",
 ) -> dict[str, Any]:
-    """Eq. (5) in bits per dimension on n images chosen by the seed: mean and standard error over images; x0_hat is clipped.
+    """Eq. (5) in bits per dimension on n images chosen by the seed: mean and standard
+    error over images; x0_hat is clipped.
 
-    labels       tell the network the class of each image: then it is the bound of -log p(x | y)
-    evaluations  None: every term, at every t. A number: the unbiased estimate of `bits_per_dim_estimate` from so many
+    labels       tell the network the class of each image: then it is the bound of -log
+                 p(x | y)
+    evaluations  None: every term, at every t. A number: the unbiased estimate of
+                 `bits_per_dim_estimate` from so many
     Raises ValueError for fewer than two images or more than there are.
     """
     from tqdm.auto import tqdm
 
     if not 2 <= n <= len(images):
         raise ValueError(
-            f"the bound of {n} images; wanted from 2, of which a standard error can be taken, to {len(images)}"
+            f"the bound of {n} images; wanted from 2, of which a standard error can be"
+            f" taken, to {len(images)}"
         )
     chosen = torch.randperm(
         len(images), generator=torch.Generator().manual_seed(mix(seed, "bound"))
@@ -251,13 +268,15 @@ def table(result: dict[str, Any]) -> str:
     """The result of `evaluate` in lines of at most 100 characters."""
     how = result.get("sampling")
     lines = [
-        f"{result['checkpoint']}, step {result['step']:,}, weights {result['weights_sha256'][:12]}, on {result['data']}"
+        f"{result['checkpoint']}, step {result['step']:,}, weights"
+        f" {result['weights_sha256'][:12]}, on {result['data']}"
     ]
     if how:
         steps = "all steps" if how["steps"] is None else f"{how['steps']} steps"
         guided = f", guidance {how['guidance']:g}" if how["guidance"] else ""
         lines += [
-            f"{how['n']} samples by {how['sampler']}, {steps}, variance {how['variance']}{guided}, seed {how['seed']}"
+            f"{how['n']} samples by {how['sampler']}, {steps}, variance"
+            f" {how['variance']}{guided}, seed {how['seed']}"
         ]
     for split, b in result.get("bits_per_dim", {}).items():
         given = f" given the {b['given']}" if b["given"] else ""
@@ -327,7 +346,8 @@ def _row(name: str, samples: str, real: str) -> str:
 def _pictures(
     name: str, split: str, checkpoint: Checkpoint
 ) -> tuple[Tensor, Tensor | None]:
-    """Pictures read as those of the training were, with labels in the network's numbers.
+    """Pictures read as those of the training were, with labels in the network's
+    numbers.
 
     Raises ValueError for another shape, and for classes that the network does not know.
     """

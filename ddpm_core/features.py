@@ -1,8 +1,11 @@
-"""What pictures look like to a classifier: the features and logits that `frechet_distance` and `inception_score` are taken from.
+"""What pictures look like to a classifier: the features and logits that
+`frechet_distance` and `inception_score` are taken from.
 
-Two networks, each a callable from images to (features, logits). The Fashion-MNIST classifier of data/checkpoints/fashion-classifier,
-small, trained here, always at hand: its figures are called "Fashion features". And the Inception network of published scores, through
-torch-fidelity, where its weights can be had: only its figures are called FID and Inception Score. The two kinds are never compared.
+Two networks, each a callable from images to (features, logits). The Fashion-MNIST
+classifier of data/checkpoints/fashion-classifier, small, trained here, always at hand:
+its figures are called "Fashion features". And the Inception network of published
+scores, through torch-fidelity, where its weights can be had: only its figures are
+called FID and Inception Score. The two kinds are never compared.
 """
 
 import hashlib
@@ -20,7 +23,9 @@ from torch import Tensor, nn
 from .data import check_uint8_images, data_folder, to_model_range
 
 FORMAT = "ddpm_core Fashion-MNIST classifier 1"
-INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # the file's SHA-256 begins with the eight digits of its name
+INCEPTION = (  # the file's SHA-256 begins with the eight digits of its name
+    "weights-inception-2015-12-05-6726825d.pth"
+)
 INCEPTION_ADDRESS = (
     f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
 )
@@ -31,10 +36,12 @@ Classifier = Callable[
 
 
 class FashionClassifier(nn.Module):
-    """Six convolutions, a mean over the picture, one linear layer: images (N, 1, 28, 28) -> features (N, 64), logits (N, 10).
+    """Six convolutions, a mean over the picture, one linear layer: images (N, 1, 28,
+    28) -> features (N, 64), logits (N, 10).
 
-    Images are uint8, or float in [-1, 1]. It was trained with batch normalisation, which is folded into the convolutions by now: the
-    answer for an image depends on that image alone, never on its batch, and there is no training mode to forget.
+    Images are uint8, or float in [-1, 1]. It was trained with batch normalisation,
+    which is folded into the convolutions by now: the answer for an image depends on
+    that image alone, never on its batch, and there is no training mode to forget.
     Raises TypeError or ValueError for images of another type, shape or range.
     """
 
@@ -64,11 +71,14 @@ class FashionClassifier(nn.Module):
 
 
 def fashion_features(folder: str | Path | None = None) -> FashionClassifier:
-    """The trained Fashion-MNIST classifier; `folder` is data/checkpoints/fashion-classifier unless told.
+    """The trained Fashion-MNIST classifier; `folder` is
+    data/checkpoints/fashion-classifier unless told.
 
-    The weights are compared with the SHA-256 in classifier.json, whose other entries (test accuracy, calibration, command) come back
-    as the attribute `card`. Never unpickles.
-    Raises FileNotFoundError if a file is missing, ValueError if one is truncated, changed or foreign.
+    The weights are compared with the SHA-256 in classifier.json, whose other entries
+    (test accuracy, calibration, command) come back as the attribute `card`. Never
+    unpickles.
+    Raises FileNotFoundError if a file is missing, ValueError if one is truncated,
+    changed or foreign.
     """
     folder = (
         data_folder() / "checkpoints" / "fashion-classifier"
@@ -82,7 +92,8 @@ def fashion_features(folder: str | Path | None = None) -> FashionClassifier:
     for file in (about, weights):
         if not file.is_file():
             raise FileNotFoundError(
-                f"{file} is missing; work in a clone of the repository, which contains it, or set DDPM_DATA to its data/ folder"
+                f"{file} is missing; work in a clone of the repository, which contains"
+                " it, or set DDPM_DATA to its data/ folder"
             )
     try:
         card = json.loads(about.read_text(encoding="utf-8-sig"))
@@ -94,7 +105,8 @@ def fashion_features(folder: str | Path | None = None) -> FashionClassifier:
     packed = weights.read_bytes()
     if hashlib.sha256(packed).hexdigest() != card.get("sha256"):
         raise ValueError(
-            f"{weights} ({len(packed)} bytes) is damaged: its SHA-256 is not the one in {about.name}; {remedy}"
+            f"{weights} ({len(packed)} bytes) is damaged: its SHA-256 is not the one in"
+            f" {about.name}; {remedy}"
         )
     network = FashionClassifier()
     try:
@@ -104,7 +116,8 @@ def fashion_features(folder: str | Path | None = None) -> FashionClassifier:
         RuntimeError,
     ) as error:  # no safetensors; tensors of other names or shapes
         raise ValueError(
-            f"{weights} does not hold the classifier's weights: {' '.join(str(error).split())[:300]}; {remedy}"
+            f"{weights} does not hold the classifier's weights:"
+            f" {' '.join(str(error).split())[:300]}; {remedy}"
         ) from error
     network.card = card
     cast(Any, network).to(
@@ -115,12 +128,16 @@ def fashion_features(folder: str | Path | None = None) -> FashionClassifier:
 
 
 def inception_features(device: str | torch.device = "cpu") -> Classifier:
-    """The Inception network of published FIDs and Inception Scores: images uint8 (N, 1 or 3, H, W) -> features (N, 2048), logits (N, 1008).
+    """The Inception network of published FIDs and Inception Scores: images uint8 (N, 1
+    or 3, H, W) -> features (N, 2048), logits (N, 1008).
 
-    FID takes the features; the Inception Score takes the logits, without the last layer's bias as in the original code. Grey images
-    are repeated in three colours. Needs torch-fidelity, and its weights (95 MB) in the cache of torch.hub, where they are put if there
-    is a network. The file is a pickle: it is compared with its SHA-256 and read as plain tensors (weights_only).
-    Raises FileNotFoundError that says what is missing and how to bring it, ValueError for a damaged file.
+    FID takes the features; the Inception Score takes the logits, without the last
+    layer's bias as in the original code. Grey images are repeated in three colours.
+    Needs torch-fidelity, and its weights (95 MB) in the cache of torch.hub, where they
+    are put if there is a network. The file is a pickle: it is compared with its SHA-256
+    and read as plain tensors (weights_only).
+    Raises FileNotFoundError that says what is missing and how to bring it, ValueError
+    for a damaged file.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
     try:
@@ -129,8 +146,9 @@ def inception_features(device: str | torch.device = "cpu") -> Classifier:
         )
     except ImportError as error:
         raise FileNotFoundError(
-            "Inception features need torch-fidelity, which is not installed; run: pip install torch-fidelity, "
-            f"and without a network also bring {INCEPTION_ADDRESS} to {file}"
+            "Inception features need torch-fidelity, which is not installed; run: pip"
+            " install torch-fidelity, and without a network also bring"
+            f" {INCEPTION_ADDRESS} to {file}"
         ) from error
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -140,14 +158,16 @@ def inception_features(device: str | torch.device = "cpu") -> Classifier:
             )
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
-                f"{file} is missing and could not be fetched ({error}); where there is a network, download "
-                f"{INCEPTION_ADDRESS} and put it there, or measure with --features fashion"
+                f"{file} is missing and could not be fetched ({error}); where there is"
+                f" a network, download {INCEPTION_ADDRESS} and put it there, or measure"
+                " with --features fashion"
             ) from error
     with file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if not found.startswith(_promised(file)):
         raise ValueError(
-            f"{file} ({file.stat().st_size} bytes) is damaged: its SHA-256 begins with {found[:8]}, not as its name ends; remove it"
+            f"{file} ({file.stat().st_size} bytes) is damaged: its SHA-256 begins with"
+            f" {found[:8]}, not as its name ends; remove it"
         )
     try:
         torch.load(
@@ -155,7 +175,8 @@ def inception_features(device: str | torch.device = "cpu") -> Classifier:
         )  # before torch-fidelity reads it, which with an older torch would unpickle
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"{file} holds more than tensors, or none ({str(error).splitlines()[0]}); remove it"
+            f"{file} holds more than tensors, or none ({str(error).splitlines()[0]});"
+            " remove it"
         ) from error
     network = FeatureExtractorInceptionV3(
         "inception-v3-compat",
@@ -183,7 +204,9 @@ def classify(
     progress: bool = False,
     desc: str = "features",
 ) -> tuple[Tensor, Tensor]:
-    """features (N, D) and logits (N, K) of images (N, C, H, W), batch by batch; on the CPU."""
+    """features (N, D) and logits (N, K) of images (N, C, H, W), batch by batch; on the
+    CPU.
+    """
     from tqdm.auto import tqdm
 
     bar = tqdm(
@@ -198,7 +221,9 @@ def classify(
 
 
 def _promised(file: Path) -> str:
-    """The eight digits that torch.hub puts into a file's name: the first of its SHA-256."""
+    """The eight digits that torch.hub puts into a file's name: the first of its
+    SHA-256.
+    """
     return file.stem.rsplit("-", 1)[1]
 
 
@@ -207,17 +232,20 @@ def _fashion_input(images: Tensor) -> Tensor:
         images.dtype == torch.uint8 or images.is_floating_point()
     ):
         raise TypeError(
-            f"images are {f'a tensor of {images.dtype}' if isinstance(images, Tensor) else type(images).__name__}; "
-            "wanted a tensor of uint8, or of floats in [-1, 1]"
+            "images are"
+            f" {f'a tensor of {images.dtype}' if isinstance(images, Tensor) else type(images).__name__};"
+            " wanted a tensor of uint8, or of floats in [-1, 1]"
         )
     if images.ndim != 4 or images.shape[1:] != (1, 28, 28):
         raise ValueError(
-            f"images have shape {tuple(images.shape)}; wanted (N, 1, 28, 28), as those of Fashion-MNIST"
+            f"images have shape {tuple(images.shape)}; wanted (N, 1, 28, 28), as those"
+            " of Fashion-MNIST"
         )
     if images.dtype == torch.uint8:
         return to_model_range(images)
     if not images.numel() or not images.abs().max() <= 1 + 1e-4:
         raise ValueError(
-            "images have values outside [-1, 1], or NaN, or there are none; wanted floats in [-1, 1]: to_uint8() clamps to it"
+            "images have values outside [-1, 1], or NaN, or there are none; wanted"
+            " floats in [-1, 1]: to_uint8() clamps to it"
         )
     return images.float()

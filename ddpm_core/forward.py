@@ -9,11 +9,13 @@ from .schedule import Schedule, at, check_schedule, check_t
 
 
 def q_step(schedule: Schedule, x_prev: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
-    """Eq. (2): x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps, one step of the forward chain.
+    """Eq. (2): x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps, one step of the
+    forward chain.
 
     x_prev  (B, ...) float, x_{t-1}           t    int or LongTensor (B,) in 1..T
     eps     like x_prev, standard normal      ->   x_t, like x_prev
-    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, for NaN, and for shapes that do not fit.
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are
+    wanted, for NaN, and for shapes that do not fit.
     """
     check_images(schedule, t, x_prev=x_prev, eps=eps)
     return (
@@ -23,11 +25,13 @@ def q_step(schedule: Schedule, x_prev: Tensor, t: int | Tensor, eps: Tensor) -> 
 
 
 def q_sample(schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
-    """Eq. (4): x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, all t steps at once.
+    """Eq. (4): x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, all t steps at
+    once.
 
     x0   (B, ...) float, images in [-1, 1]    t    int or LongTensor (B,) in 1..T
     eps  like x0, standard normal             ->   x_t, like x0
-    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, for NaN, and for shapes that do not fit.
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are
+    wanted, for NaN, and for shapes that do not fit.
     """
     check_images(schedule, t, x0=x0, eps=eps)
     return (
@@ -37,9 +41,12 @@ def q_sample(schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor) -> Te
 
 
 def q_trajectory(schedule: Schedule, x0: Tensor, eps: Tensor) -> Tensor:
-    """Eq. (2), T times: one sample of the whole chain x_0, x_1, ..., x_T ~ q(x_{1:T} | x_0).
+    """Eq. (2), T times: one sample of the whole chain x_0, x_1, ..., x_T ~ q(x_{1:T} |
+    x_0).
 
-    x0  (B, ...) float, images in [-1, 1]     eps  (T, B, ...), standard normal     ->  (T + 1, B, ...), with x_0 first
+    x0  (B, ...) float, images in [-1, 1]
+    eps  (T, B, ...), standard normal
+    ->  (T + 1, B, ...), with x_0 first
     """
     x = [x0]
     for t in range(1, schedule.T + 1):
@@ -48,7 +55,8 @@ def q_trajectory(schedule: Schedule, x0: Tensor, eps: Tensor) -> Tensor:
 
 
 def log_q(schedule: Schedule, x: Tensor) -> Tensor:
-    """Eq. (2) as a density: log q(x_{1:T} | x_0) = sum_t log N(x_t; sqrt(1 - beta_t) x_{t-1}, beta_t I).
+    """Eq. (2) as a density: log q(x_{1:T} | x_0) = sum_t log N(x_t; sqrt(1 - beta_t)
+    x_{t-1}, beta_t I).
 
     x  (T + 1, B, ...) float, trajectories x_0, x_1, ..., x_T       ->  (B,), nats
     """
@@ -64,11 +72,16 @@ def q_posterior(
 ) -> tuple[Tensor, Tensor]:
     """Eqs. (6) and (7): q(x_{t-1} | x_t, x_0) = N(mean, var I).
 
-    mean = sqrt(alpha_bar_{t-1}) beta_t / (1 - alpha_bar_t) x_0 + sqrt(alpha_t) (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) x_t
-    var  = (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) beta_t, which is 0 at t = 1: given x_0, x_0 is known
+    mean = sqrt(alpha_bar_{t-1}) beta_t / (1 - alpha_bar_t) x_0 + sqrt(alpha_t) (1 -
+    alpha_bar_{t-1}) / (1 - alpha_bar_t) x_t
+    var  = (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) beta_t, which is 0 at t = 1: given
+         x_0, x_0 is known
 
-    x0, x_t  (B, ...) float      t  int or LongTensor (B,) in 1..T      ->  mean, like x0; var, broadcastable onto it
-    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, for NaN, and for shapes that do not fit.
+    x0, x_t  (B, ...) float
+    t  int or LongTensor (B,) in 1..T
+    ->  mean, like x0; var, broadcastable onto it
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are
+    wanted, for NaN, and for shapes that do not fit.
     """
     check_images(schedule, t, x0=x0, x_t=x_t)
     s = schedule
@@ -81,9 +94,11 @@ def q_posterior(
 
 
 def check_images(schedule: Schedule, t: int | Tensor, **tensors: Tensor) -> None:
-    """Raise unless all tensors are float, of one shape, without NaN, and t fits them and the schedule.
+    """Raise unless all tensors are float, of one shape, without NaN, and t fits them
+    and the schedule.
 
-    NaN is looked for on the processor only: asking a GPU would make every step wait for it.
+    NaN is looked for on the processor only: asking a GPU would make every step wait for
+    it.
     """
     check_schedule(schedule)
     check_t(t, schedule.T)

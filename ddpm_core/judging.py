@@ -36,10 +36,13 @@ def measure_pictures(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Everything that needs samples: uint8 (N, C, H, W), beside as many real ones from `test` that the network has not seen.
+    """Everything that needs samples: uint8 (N, C, H, W), beside as many real ones from
+    `test` that the network has not seen.
 
-    labels  what each sample was asked to be, or None. What concerns classes is measured for a FashionClassifier only
-    The floor is the distance of real test images to the training images, N at a time: up to five disjoint sets, mean and spread.
+    labels  what each sample was asked to be, or None. What concerns classes is measured
+            for a FashionClassifier only
+    The floor is the distance of real test images to the training images, N at a time:
+    up to five disjoint sets, mean and spread.
     """
     n = min(len(samples), len(test))
     order = torch.randperm(
@@ -80,9 +83,11 @@ def measure_pictures(
             ],  # samples; test images of one floor; training images
         },
         "score": {
-            "name": "Score as Inception Score, Fashion features"
-            if fashion
-            else "Inception Score",
+            "name": (
+                "Score as Inception Score, Fashion features"
+                if fashion
+                else "Inception Score"
+            ),
             "splits": splits,
             "samples": score,
             "samples_spread": spread,
@@ -114,7 +119,9 @@ def measure_pictures(
 def _classified(
     classifier: Classifier, images: Tensor, progress: bool, desc: str
 ) -> tuple[Tensor, Tensor]:
-    """`classify`, each rank its share; every rank has at least one image, since test sets are larger than clusters."""
+    """`classify`, each rank its share; every rank has at least one image, since test
+    sets are larger than clusters.
+    """
     features, logits = classify(
         classifier,
         images[slice_of(distributed.shard(len(images)))],
@@ -127,7 +134,9 @@ def _classified(
 def _classes(
     drawn: Tensor, labels: Tensor | None, real: Tensor, real_labels: Tensor | None
 ) -> dict[str, Any]:
-    """How many pictures are recognised with a probability above SURE, as what, and as what they should be."""
+    """How many pictures are recognised with a probability above SURE, as what, and as
+    what they should be.
+    """
     p, answer = drawn.softmax(1).max(1)
     p_real, answer_real = real.softmax(1).max(1)
     k = drawn.shape[1]
@@ -139,12 +148,14 @@ def _classes(
     return {
         "sure": float((p > SURE).double().mean()),
         "sure_real": float((p_real > SURE).double().mean()),
-        "as_asked": None
-        if labels is None
-        else float((answer == labels).double().mean()),
-        "right_real": None
-        if real_labels is None
-        else float((answer_real == real_labels).double().mean()),
+        "as_asked": (
+            None if labels is None else float((answer == labels).double().mean())
+        ),
+        "right_real": (
+            None
+            if real_labels is None
+            else float((answer_real == real_labels).double().mean())
+        ),
         "names": list(CLASSES["fashion-mnist"]),
         "shares": shares(answer),
         "shares_real": shares(true),

@@ -1,7 +1,8 @@
-"""How far two sets of pictures lie apart, how clear and how varied one set is, and whether it was copied from another.
+"""How far two sets of pictures lie apart, how clear and how varied one set is, and
+whether it was copied from another.
 
-Everything here takes numbers, not pictures: features and logits come from `features.py`, and what a figure may be called depends on
-the network they come from.
+Everything here takes numbers, not pictures: features and logits come from
+`features.py`, and what a figure may be called depends on the network they come from.
 """
 
 from dataclasses import dataclass
@@ -17,15 +18,21 @@ Moments: TypeAlias = tuple[Array, Array]  # mean (D,), covariance (D, D)
 
 
 def frechet_distance(features_a: Array | Moments, features_b: Array | Moments) -> float:
-    """|| m_a - m_b ||^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)): how far apart two clouds are, if both were Gaussian.
+    """|| m_a - m_b ||^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)): how far apart two clouds
+    are, if both were Gaussian.
 
-    features_a, features_b   (N, D) floats, N >= 2, which give mean m and covariance C (divisor N - 1); or a pair (m, C) itself
-    -> the *squared* distance, as everybody reports it; 0 if and only if mean and covariance agree. On the 2,048 features of
-       Inception it is the FID. It is too large for few samples, so compare figures for the same N only.
-    Float64 throughout. With C_a = F_a^T F_a and C_b = F_b^T F_b, the trace of the root is the sum of the singular values of F_a F_b^T:
-    real, and exact where the covariances are singular, which they are whenever N <= D.
-    (Dowson and Landau 1982; Heusel et al. 2017, equation 6)
-    Raises TypeError or ValueError for fewer than two samples, NaN, other than two dimensions, and different widths.
+    features_a, features_b   (N, D) floats, N >= 2, which give mean m and covariance C
+                             (divisor N - 1); or a pair (m, C) itself
+    -> the *squared* distance, as everybody reports it; 0 if and only if mean and
+    covariance agree. On the 2,048 features of
+       Inception it is the FID. It is too large for few samples, so compare figures for
+       the same N only.
+    Float64 throughout. With C_a = F_a^T F_a and C_b = F_b^T F_b, the trace of the root
+    is the sum of the singular values of F_a F_b^T: real, and exact where the
+    covariances are singular, which they are whenever N <= D. (Dowson and Landau 1982;
+    Heusel et al. 2017, equation 6)
+    Raises TypeError or ValueError for fewer than two samples, NaN, other than two
+    dimensions, and different widths.
     """
     (mean_a, factor_a), (mean_b, factor_b) = (
         _gaussian(features_a, "features_a"),
@@ -33,7 +40,8 @@ def frechet_distance(features_a: Array | Moments, features_b: Array | Moments) -
     )
     if mean_a.shape != mean_b.shape:
         raise ValueError(
-            f"features_a have {len(mean_a)} columns and features_b {len(mean_b)}; wanted the features of one network for both"
+            f"features_a have {len(mean_a)} columns and features_b {len(mean_b)};"
+            " wanted the features of one network for both"
         )
     root = torch.linalg.svdvals(factor_a @ factor_b.T).sum()
     distance = (
@@ -52,19 +60,26 @@ def inception_score(logits: Array, splits: int) -> tuple[float, float]: ...
 def inception_score(
     logits: Array, splits: int | None = None
 ) -> float | tuple[float, float]:
-    """exp(mean over x of KL(p(y | x) || p(y))), with p(y) = mean over x of p(y | x): clear answers, and all of them.
+    """exp(mean over x of KL(p(y | x) || p(y))), with p(y) = mean over x of p(y | x):
+    clear answers, and all of them.
 
-    logits   (N, K) floats, of which p(y | x) is the softmax         -> from 1 (nothing learnt from a picture) to K
-    splits   None: the score of all N. A number, 10 as a rule: mean and standard deviation (divisor `splits`) of the scores of so many
-             equal parts. Departure: the original cuts consecutive parts; here pictures are dealt out in turn, because ours come
-             sorted by class. A part's score is lower than that of the whole, so compare equal N and equal splits only.
-    With the logits of Inception it is the Inception Score. (Salimans et al. 2016, section 4)
-    Raises TypeError or ValueError for NaN, probabilities instead of logits, other than two dimensions, and too few rows.
+    logits   (N, K) floats, of which p(y | x) is the softmax
+    -> from 1 (nothing learnt from a picture) to K
+    splits   None: the score of all N. A number, 10 as a rule: mean and standard
+             deviation (divisor `splits`) of the scores of so many equal parts.
+             Departure: the original cuts consecutive parts; here pictures are dealt out
+             in turn, because ours come sorted by class. A part's score is lower than
+             that of the whole, so compare equal N and equal splits only.
+    With the logits of Inception it is the Inception Score. (Salimans et al. 2016,
+    section 4)
+    Raises TypeError or ValueError for NaN, probabilities instead of logits, other than
+    two dimensions, and too few rows.
     """
     rows = _matrix(logits, "logits", at_least=1)
     if (rows >= 0).all() and (rows.sum(1) - 1).abs().max() < 1e-4:
         raise ValueError(
-            "logits are non-negative and sum to 1 in each row; wanted logits, before the softmax: p.log() takes probabilities back"
+            "logits are non-negative and sum to 1 in each row; wanted logits, before"
+            " the softmax: p.log() takes probabilities back"
         )
     if splits is None:
         return _score(rows)
@@ -74,7 +89,8 @@ def inception_score(
         or not 1 <= splits <= len(rows)
     ):
         raise ValueError(
-            f"splits = {splits!r}; wanted None, or a whole number from 1 to the number of pictures, {len(rows)}"
+            f"splits = {splits!r}; wanted None, or a whole number from 1 to the number"
+            f" of pictures, {len(rows)}"
         )
     scores = torch.tensor(
         [_score(rows[i::splits]) for i in range(splits)], dtype=torch.float64
@@ -83,9 +99,11 @@ def inception_score(
 
 
 def nearest(a: Tensor, b: Tensor, *, chunk: int = 256) -> tuple[Tensor, Tensor]:
-    """For each row of `a` its nearest row of `b`: Euclidean distances (N,) and row numbers (N,).
+    """For each row of `a` its nearest row of `b`: Euclidean distances (N,) and row
+    numbers (N,).
 
-    a  (N, ...), b  (M, ...) floats, flattened; `chunk` rows of `a` at a time, so that memory stays at chunk x M.
+    a  (N, ...), b  (M, ...) floats, flattened; `chunk` rows of `a` at a time, so that
+                    memory stays at chunk x M.
     Raises TypeError or ValueError for NaN, different widths and empty sets.
     """
     a, b = (
@@ -99,11 +117,13 @@ def nearest(a: Tensor, b: Tensor, *, chunk: int = 256) -> tuple[Tensor, Tensor]:
     )
     if a.shape[1] != b.shape[1]:
         raise ValueError(
-            f"a has {a.shape[1]} numbers a row and b {b.shape[1]}; wanted rows of one kind"
+            f"a has {a.shape[1]} numbers a row and b {b.shape[1]}; wanted rows of one"
+            " kind"
         )
     chunks = torch.split(a, chunk)
     index = torch.cat([torch.cdist(rows, b).argmin(1) for rows in chunks])
-    # cdist takes |a|^2 + |b|^2 - 2ab, which leaves 1e-2 where a copy has 0; the difference itself does not.
+    # cdist takes |a|^2 + |b|^2 - 2ab, which leaves 1e-2 where a copy has 0; the
+    # difference itself does not.
     distance = torch.cat(
         [
             (rows - b[i]).norm(dim=1)
@@ -115,24 +135,33 @@ def nearest(a: Tensor, b: Tensor, *, chunk: int = 256) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Memorisation:
-    """Are samples nearer to the training images than unseen images are? What `memorisation` returns."""
+    """Are samples nearer to the training images than unseen images are? What
+    `memorisation` returns.
+    """
 
     distance: Tensor  # (N,) of each sample to its nearest training image
     index: Tensor  # (N,) which one that is
     unseen: Tensor  # (M,) of each unseen image to its nearest training image
-    nearer: float  # P(a sample is nearer than an unseen image), ties half: 0.5 if alike, 1 if all samples are copies
+    # P(a sample is nearer than an unseen image), ties half: 0.5 if alike, 1 if all
+    # samples are copies
+    nearer: float
     nearer_error: float  # its standard error if both were alike
-    suspect: float  # share of samples that are nearer than 99% of the unseen images are: 0.01 if alike
+    # share of samples that are nearer than 99% of the unseen images are: 0.01 if alike
+    suspect: float
 
 
 def memorisation(
     samples: Tensor, unseen: Tensor, train: Tensor, *, chunk: int = 256
 ) -> Memorisation:
-    """Compare distances samples -> train with distances unseen -> train, where `unseen` are real images kept from the training.
+    """Compare distances samples -> train with distances unseen -> train, where `unseen`
+    are real images kept from the training.
 
-    samples (N, ...), unseen (M, ...), train (K, ...): floats of one kind, pixels or features
-    `nearer` is the Mann-Whitney statistic (the test of data copying of Meehan et al. 2020, without its cells). Pictures that are
-    smoother than real ones are also nearer to everything, so look at the neighbours before you cry theft.
+    samples (N, ...), unseen (M, ...), train (K, ...): floats of one kind, pixels or
+    features.
+
+    `nearer` is the Mann-Whitney statistic (the test of data copying of Meehan
+    et al. 2020, without its cells). Pictures that are smoother than real ones are also
+    nearer to everything, so look at the neighbours before you cry theft.
     Raises as `nearest` does.
     """
     distance, index = nearest(samples, train, chunk=chunk)
@@ -165,7 +194,8 @@ def _gaussian(features: Array | Moments, name: str) -> tuple[Tensor, Tensor]:
     if isinstance(features, tuple):
         if len(features) != 2:
             raise ValueError(
-                f"{name} is a tuple of {len(features)}; wanted (mean, covariance), or features (N, D)"
+                f"{name} is a tuple of {len(features)}; wanted (mean, covariance), or"
+                " features (N, D)"
             )
         covariance = _matrix(features[1], f"the covariance of {name}", at_least=1)
         mean = _matrix(
@@ -173,7 +203,8 @@ def _gaussian(features: Array | Moments, name: str) -> tuple[Tensor, Tensor]:
         )[0]
         if covariance.shape != (len(mean), len(mean)):
             raise ValueError(
-                f"{name} is a mean of {len(mean)} and a covariance of shape {tuple(covariance.shape)}; wanted (D,) and (D, D)"
+                f"{name} is a mean of {len(mean)} and a covariance of shape"
+                f" {tuple(covariance.shape)}; wanted (D,) and (D, D)"
             )
         values, vectors = torch.linalg.eigh(covariance)
         tolerance = 1e-6 * float(values.abs().max())
@@ -182,7 +213,8 @@ def _gaussian(features: Array | Moments, name: str) -> tuple[Tensor, Tensor]:
             or values.min() < -tolerance
         ):
             raise ValueError(
-                f"the covariance of {name} is not symmetric, or has a negative eigenvalue ({float(values.min()):.3g}); wanted a covariance"
+                f"the covariance of {name} is not symmetric, or has a negative"
+                f" eigenvalue ({float(values.min()):.3g}); wanted a covariance"
             )
         return mean, values.clamp(min=0).sqrt()[:, None] * vectors.T
     rows = _matrix(features, name, at_least=2)
@@ -200,25 +232,31 @@ def _matrix(
     x = torch.as_tensor(x).detach()
     if not x.is_floating_point():
         raise TypeError(
-            f"{name} is a tensor of {x.dtype}; wanted floats: features or logits of a network, not the pictures themselves"
+            f"{name} is a tensor of {x.dtype}; wanted floats: features or logits of a"
+            " network, not the pictures themselves"
         )
     if x.ndim != 2 or len(x) < at_least or not x.shape[1]:
         raise ValueError(
-            f"{name} has shape {tuple(x.shape)}; wanted two dimensions, at least {at_least} row{'s' * (at_least > 1)} of at least one number"
+            f"{name} has shape {tuple(x.shape)}; wanted two dimensions, at least"
+            f" {at_least} row{'s' * (at_least > 1)} of at least one number"
         )
     if not x.isfinite().all():
         bad = int((~x.isfinite()).any(1).sum())
         raise ValueError(
-            f"{name} has NaN or infinite values in {bad} of {len(x)} rows; wanted finite numbers"
+            f"{name} has NaN or infinite values in {bad} of {len(x)} rows; wanted"
+            " finite numbers"
         )
     return x.to("cpu", dtype)
 
 
 def kid(features_a: Tensor, features_b: Tensor) -> Tensor:
-    """MMD^2 with the kernel k(x, y) = (x . y / d + 1)^3, unbiased. (Binkowski et al. 2018, Kernel Inception Distance)
+    """MMD^2 with the kernel k(x, y) = (x . y / d + 1)^3, unbiased. (Binkowski et al.
+    2018, Kernel Inception Distance)
 
-    mean of k over pairs of different a, plus the same for b, minus twice the mean over all pairs of an a and a b; it may be negative.
-    features  (N, d) and (M, d) float, N and M at least 2      ->  scalar, float64; its mean does not depend on N or M
+    mean of k over pairs of different a, plus the same for b, minus twice the mean over
+    all pairs of an a and a b; it may be negative.
+    features  (N, d) and (M, d) float, N and M at least 2
+    ->  scalar, float64; its mean does not depend on N or M
     Raises ValueError for other shapes.
     """
     a, b = features_a.double(), features_b.double()
@@ -229,8 +267,8 @@ def kid(features_a: Tensor, features_b: Tensor) -> Tensor:
         or min(len(a), len(b)) < 2
     ):
         raise ValueError(
-            f"features have shapes {tuple(a.shape)} and {tuple(b.shape)}; wanted (N, d) "
-            "and (M, d), at least two of each"
+            f"features have shapes {tuple(a.shape)} and {tuple(b.shape)}; wanted (N, d)"
+            " and (M, d), at least two of each"
         )
 
     def k(x: Tensor, y: Tensor) -> Tensor:

@@ -80,7 +80,8 @@ def ask(
 def eps_of_x0(
     schedule: Schedule, x_t: Tensor, t: int | Tensor, x0_hat: Tensor
 ) -> Tensor:
-    """Eq. (15) solved for eps: (x_t - sqrt(alpha_bar_t) x0_hat) / sqrt(1 - alpha_bar_t).
+    """Eq. (15) solved for eps: (x_t - sqrt(alpha_bar_t) x0_hat) / sqrt(1 -
+    alpha_bar_t).
 
     Arguments and errors as in `predict_x0`.
     """
@@ -182,7 +183,8 @@ class Given(nn.Module):
 
 
 def given(model: Model, *conditions: Any, **named: Any) -> Model:
-    """A network with conditions as a plain model: (x_t, t) -> model(x_t, t, *conditions).
+    """A network with conditions as a plain model: (x_t, t) -> model(x_t, t,
+    *conditions).
 
     conditions, named  whatever the network takes behind t. A UNet: labels y, LongTensor
                        (B,), or by name condition=, context=, mask=, pooled=; one that
@@ -232,7 +234,8 @@ class Guided(nn.Module):
 def guided(
     model: Model, w: float | Tensor, *conditions: Any, null: Any = None, **named: Any
 ) -> Model:
-    """(1 + w) eps(x_t, t, conditions) - w eps(x_t, t, null): guidance without a classifier.
+    """(1 + w) eps(x_t, t, conditions) - w eps(x_t, t, null): guidance without a
+    classifier.
 
     Ho and Salimans 2022, their 6; the scale s = 1 + w of other papers is 1 for w = 0,
     where this is `given`. A learned v stays that of the conditions.

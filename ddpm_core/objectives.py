@@ -1,12 +1,15 @@
 """What training minimises: the choices of Table 2.
 
-An objective is a function (model, schedule, x0, t, eps) -> (B,), one loss an image; `train(..., objective=...)` takes its mean. The
-default is `eps_error`, whose mean is Eq. (14), `simple_loss`. What the *network* predicts is another choice, independent of it: `as_eps_model(network,
-schedule, "mu")` or "x0" makes a model of the network, and every objective takes models. Table 2 pairs each prediction with its own
-squared error, or with the bound; `choose_objective` knows the pairs.
+An objective is a function (model, schedule, x0, t, eps) -> (B,), one loss an image;
+`train(..., objective=...)` takes its mean. The default is `eps_error`, whose mean is
+Eq. (14), `simple_loss`. What the *network* predicts is another choice, independent of
+it: `as_eps_model(network, schedule, "mu")` or "x0" makes a model of the network, and
+every objective takes models. Table 2 pairs each prediction with its own squared error,
+or with the bound; `choose_objective` knows the pairs.
 
-Another objective is a dozen lines. This is Eq. (14) with the weight min(SNR, 5) / SNR of Hang et al. (2023), which takes the
-accent off small t, where SNR = alpha_bar_t / (1 - alpha_bar_t) is large:
+Another objective is a dozen lines. This is Eq. (14) with the weight min(SNR, 5) / SNR
+of Hang et al. (2023), which takes the accent off small t, where SNR = alpha_bar_t / (1
+- alpha_bar_t) is large:
 
     import ddpm_core as ddpm
     from ddpm_core.schedule import at
@@ -38,7 +41,8 @@ Objective = Callable[[Model, Schedule, Tensor, Tensor, Tensor], Tensor]
 def eps_error(
     model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor
 ) -> Tensor:
-    """|| eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2 / D, image by image.
+    """|| eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2 /
+    D, image by image.
 
     Its mean is Eq. (14). Arguments, result and errors as in `mu_error`.
     """
@@ -49,11 +53,15 @@ def eps_error(
 def mu_error(
     model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor
 ) -> Tensor:
-    """|| mu_tilde_t(x_t, x_0) - mu_theta(x_t, t) ||^2 / D: Eq. (8) without its weight. (Table 2)
+    """|| mu_tilde_t(x_t, x_0) - mu_theta(x_t, t) ||^2 / D: Eq. (8) without its weight.
+    (Table 2)
 
-    model   callable (x_t, t) -> eps_hat       x0   (B, ...) float, images in [-1, 1], D numbers each
-    t       int or LongTensor (B,) in 1..T     eps  like x0, standard normal             ->  (B,)
-    Raises TypeError or ValueError for a t outside 1..T, for shapes that do not fit, and for a model that returns another shape.
+    model   callable (x_t, t) -> eps_hat
+    x0   (B, ...) float, images in [-1, 1], D numbers each
+    t       int or LongTensor (B,) in 1..T     eps  like x0, standard normal
+                                               ->  (B,)
+    Raises TypeError or ValueError for a t outside 1..T, for shapes that do not fit, and
+    for a model that returns another shape.
     """
     x_t = q_sample(schedule, x0, t, eps)
     mu_tilde, _ = q_posterior(schedule, x0, x_t, t)
@@ -66,7 +74,8 @@ def mu_error(
 def x0_error(
     model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor
 ) -> Tensor:
-    """|| x_0 - x0_hat ||^2 / D, with x0_hat of Eq. (15): the images themselves predicted. (Section 3.2)
+    """|| x_0 - x0_hat ||^2 / D, with x0_hat of Eq. (15): the images themselves
+    predicted. (Section 3.2)
 
     Arguments, result and errors as in `mu_error`.
     """
@@ -83,13 +92,17 @@ def bound_loss(
     eps: Tensor,
     variance: str = "beta",
 ) -> Tensor:
-    """T L_{t-1} / D: the bound L of Eq. (5), estimated from its one term at t; nats per dimension, nothing clipped.
+    """T L_{t-1} / D: the bound L of Eq. (5), estimated from its one term at t; nats per
+    dimension, nothing clipped.
 
-    Averaged over t = 1..T it is L without L_T, which no weight of the network changes; L_0 is that of Eq. (13), so x0 must lie on the
-    8-bit grid where t = 1. In bits: (this / log 2, averaged over t) + L_T = bits_per_dim(...).total.
+    Averaged over t = 1..T it is L without L_T, which no weight of the network changes;
+    L_0 is that of Eq. (13), so x0 must lie on the 8-bit grid where t = 1. In bits:
+    (this / log 2, averaged over t) + L_T = bits_per_dim(...).total.
 
-    variance  "beta", "beta_tilde", or "learned": the model answers [eps_hat | v], sigma_t^2 = beta_t exp(v), see `reverse_variance`
-    Other arguments, result and errors as in `mu_error`; ValueError for x0 off the grid or an unknown variance.
+    variance  "beta", "beta_tilde", or "learned": the model answers [eps_hat | v],
+              sigma_t^2 = beta_t exp(v), see `reverse_variance`
+    Other arguments, result and errors as in `mu_error`; ValueError for x0 off the grid
+    or an unknown variance.
     """
     sigma2 = reverse_variance(schedule, variance)
     x_t = q_sample(schedule, x0, t, eps)
@@ -104,12 +117,15 @@ def bound_loss(
 def simple_loss(
     model: Model, schedule: Schedule, x0: Tensor, t: int | Tensor, eps: Tensor
 ) -> Tensor:
-    """Eq. (14): L_simple = E || eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2.
+    """Eq. (14): L_simple = E || eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 -
+    alpha_bar_t) eps, t) ||^2.
 
     model  callable (x_t, t) -> eps_hat       x0   (B, ...) float, images in [-1, 1]
     t      int or LongTensor (B,) in 1..T     eps  like x0, standard normal
-    -> a scalar: the mean over images *and* pixels, so that it is 1 for a model that always answers 0. (Section 3.4)
-    Raises TypeError or ValueError for a t outside 1..T, for shapes that do not fit, and for a model that returns another shape.
+    -> a scalar: the mean over images *and* pixels, so that it is 1 for a model that
+    always answers 0. (Section 3.4)
+    Raises TypeError or ValueError for a t outside 1..T, for shapes that do not fit, and
+    for a model that returns another shape.
     """
     return eps_error(model, schedule, x0, t, eps).mean()
 
@@ -117,11 +133,14 @@ def simple_loss(
 def choose_objective(
     prediction: str = "eps", objective: str = "simple", variance: str = "beta"
 ) -> Objective:
-    """The objective of Table 2 with these names, for `train(as_eps_model(network, schedule, prediction), ..., objective=...)`.
+    """The objective of Table 2 with these names, for `train(as_eps_model(network,
+    schedule, prediction), ..., objective=...)`.
 
     prediction  what the network predicts: "eps", "mu" or "x0"
-    objective   "simple": the squared error of that, unweighted; Eq. (14) for eps. "bound": L
-    variance    of the bound: "beta", "beta_tilde" or "learned". A squared error would not train a variance
+    objective   "simple": the squared error of that, unweighted; Eq. (14) for eps.
+                "bound": L
+    variance    of the bound: "beta", "beta_tilde" or "learned". A squared error would
+                not train a variance
     Raises ValueError for unknown names, and for a learned variance without the bound.
     """
     guard.one_of("prediction", prediction, PREDICTIONS)
@@ -131,6 +150,7 @@ def choose_objective(
         raise ValueError(f'objective = {objective!r}; wanted "simple" or "bound"')
     if variance == "learned":
         raise ValueError(
-            'a squared error does not train a variance; wanted objective "bound" with variance "learned"'
+            'a squared error does not train a variance; wanted objective "bound" with'
+            ' variance "learned"'
         )
     return {"eps": eps_error, "mu": mu_error, "x0": x0_error}[prediction]

@@ -1,7 +1,8 @@
 """p_theta, the reverse process: Eqs. (1), (11) and (15).
 
-A *reverse* is any callable (x_t, t) -> (mean, var) that describes p_theta(x_{t-1} | x_t) = N(mean, var I); `reverse_process` makes
-one from a noise predictor, and the exact chains of exact.py are others. What is written for a reverse serves them all.
+A *reverse* is any callable (x_t, t) -> (mean, var) that describes p_theta(x_{t-1} |
+x_t) = N(mean, var I); `reverse_process` makes one from a noise predictor, and the exact
+chains of exact.py are others. What is written for a reverse serves them all.
 """
 
 from collections.abc import Callable
@@ -31,9 +32,11 @@ VARIANCES = ("beta", "beta_tilde", "learned")
 
 
 def log_joint(reverse: Reverse, x: Tensor) -> Tensor:
-    """Eq. (1): log p_theta(x_{0:T}) = log p(x_T) + sum_t log p_theta(x_{t-1} | x_t), with p(x_T) = N(0, I).
+    """Eq. (1): log p_theta(x_{0:T}) = log p(x_T) + sum_t log p_theta(x_{t-1} | x_t),
+    with p(x_T) = N(0, I).
 
-    reverse  callable (x_t, t) -> mean, var        x  (T + 1, B, ...) float, trajectories x_0, x_1, ..., x_T
+    reverse  callable (x_t, t) -> mean, var
+    x  (T + 1, B, ...) float, trajectories x_0, x_1, ..., x_T
     -> (B,), nats: a log density with respect to all T + 1 variables
     """
     total = log_density(x[-1], 0.0, 1.0)
@@ -44,11 +47,17 @@ def log_joint(reverse: Reverse, x: Tensor) -> Tensor:
 
 
 def predict_x0(schedule: Schedule, x_t: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
-    """Eq. (15): x0_hat = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t), that is Eq. (4) solved for x_0. Not clipped.
+    """Eq. (15): x0_hat = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t), that is
+    Eq. (4) solved for x_0. Not clipped.
 
-    x_t  (B, ...) float      t  int or LongTensor (B,) in 1..T      eps  like x_t, the model's guess      ->  like x_t
-    Near t = T the division magnifies an error in eps by 1 / sqrt(alpha_bar_T), about 158 for the paper's schedule.
-    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, for NaN, and for shapes that do not fit.
+    x_t  (B, ...) float
+    t  int or LongTensor (B,) in 1..T
+    eps  like x_t, the model's guess
+    ->  like x_t
+    Near t = T the division magnifies an error in eps by 1 / sqrt(alpha_bar_T), about
+    158 for the paper's schedule.
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are
+    wanted, for NaN, and for shapes that do not fit.
     """
     check_images(schedule, t, x_t=x_t, eps=eps)
     return (x_t - at((1 - schedule.alpha_bar).sqrt(), t, x_t) * eps) / at(
@@ -59,11 +68,17 @@ def predict_x0(schedule: Schedule, x_t: Tensor, t: int | Tensor, eps: Tensor) ->
 def reverse_mean(
     schedule: Schedule, x_t: Tensor, t: int | Tensor, eps: Tensor
 ) -> Tensor:
-    """Eq. (11): mu_theta(x_t, t) = (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t).
+    """Eq. (11): mu_theta(x_t, t) = (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) /
+    sqrt(alpha_t).
 
-    x_t  (B, ...) float      t  int or LongTensor (B,) in 1..T      eps  like x_t, the model's guess      ->  like x_t
-    The same as q_posterior's mean at x_0 = predict_x0(...); Algorithm 2, line 4, before the noise is added.
-    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are wanted, for NaN, and for shapes that do not fit.
+    x_t  (B, ...) float
+    t  int or LongTensor (B,) in 1..T
+    eps  like x_t, the model's guess
+    ->  like x_t
+    The same as q_posterior's mean at x_0 = predict_x0(...); Algorithm 2, line 4, before
+    the noise is added.
+    Raises TypeError or ValueError for a t outside 1..T, for integers where floats are
+    wanted, for NaN, and for shapes that do not fit.
     """
     check_images(schedule, t, x_t=x_t, eps=eps)
     weight = schedule.beta / (1 - schedule.alpha_bar).sqrt()
@@ -71,14 +86,18 @@ def reverse_mean(
 
 
 def reverse_variance(schedule: Schedule, variance: str = "beta") -> Tensor:
-    """sigma_t^2 of p_theta for t = 0..T, float64: "beta" or "beta_tilde", the two choices of section 3.2.
+    """sigma_t^2 of p_theta for t = 0..T, float64: "beta" or "beta_tilde", the two
+    choices of section 3.2.
 
-    With "learned" (Table 2) sigma_t^2 = beta_t exp(v), elementwise, where v is the second half of the model's answer; returned is
-    the factor before exp(v), the same as for "beta". The paper does not say how it parameterised a learned variance. This way
-    log sigma_t^2 = log beta_t + v starts at the fixed choice, since the last layer of the network starts at zero.
+    With "learned" (Table 2) sigma_t^2 = beta_t exp(v), elementwise, where v is the
+    second half of the model's answer; returned is the factor before exp(v), the same as
+    for "beta". The paper does not say how it parameterised a learned variance. This way
+    log sigma_t^2 = log beta_t + v starts at the fixed choice, since the last layer of
+    the network starts at zero.
 
-    Departure: beta_tilde_1 = 0 would make L_0 infinite, so at t = 1 every choice starts from beta_tilde_2, as in the official code
-    (beta_1 where T = 1). Sampling never meets that entry: it adds no noise at t = 1.
+    Departure: beta_tilde_1 = 0 would make L_0 infinite, so at t = 1 every choice starts
+    from beta_tilde_2, as in the official code (beta_1 where T = 1). Sampling never
+    meets that entry: it adds no noise at t = 1.
     """
     guard.one_of("variance", variance, VARIANCES)
     var = (schedule.beta_tilde if variance == "beta_tilde" else schedule.beta).clone()
@@ -89,9 +108,11 @@ def reverse_variance(schedule: Schedule, variance: str = "beta") -> Tensor:
 def reverse_process(
     model: Model, schedule: Schedule, variance: str = "beta", clip_x0: bool = False
 ) -> Reverse:
-    """p_theta(x_{t-1} | x_t) = N(mu_theta(x_t, t), sigma_t^2 I) of a noise predictor, as a callable (x_t, t) -> mean, var.
+    """p_theta(x_{t-1} | x_t) = N(mu_theta(x_t, t), sigma_t^2 I) of a noise predictor,
+    as a callable (x_t, t) -> mean, var.
 
-    model  callable (x_t, t) -> eps_hat     variance, clip_x0  as in `sample`; without clipping the mean is Eq. (11)
+    model  callable (x_t, t) -> eps_hat
+    variance, clip_x0  as in `sample`; without clipping the mean is Eq. (11)
     """
     sigma2 = reverse_variance(schedule, variance)
 

@@ -48,16 +48,19 @@ def draw(
     """Samples uint8 (n, C, H, W), and their labels, or None.
 
     As many of each class, class 0 first, so that the label of image i depends on n. The
-    image depends on (seed, i) and its label only, and is that of `ddpm sample --labels`.
+    image depends on (seed, i) and its label only, and is that of `ddpm sample
+    --labels`.
 
-    keep  file (.npz) to which all samples so far are written after each batch. If it is there, it is gone on with.
+    keep  file (.npz) to which all samples so far are written after each batch. If it is
+          there, it is gone on with.
     Raises ValueError if `keep` holds samples of another network or other settings.
     """
     from tqdm.auto import tqdm
 
     if how.n < 2 or batch_size < 1:
         raise ValueError(
-            f"n = {how.n}, batch_size = {batch_size}; wanted at least 2 samples, and batches of at least 1"
+            f"n = {how.n}, batch_size = {batch_size}; wanted at least 2 samples, and"
+            " batches of at least 1"
         )
     model, schedule, how = (
         checkpoint.model,
@@ -100,9 +103,9 @@ def draw(
                         torch.Generator().manual_seed(mix(how.seed, "image", i))
                         for i in chosen
                     ],
-                    labels=None
-                    if labels is None
-                    else labels[chosen.start : chosen.stop],
+                    labels=(
+                        None if labels is None else labels[chosen.start : chosen.stop]
+                    ),
                 )
             ):
                 bar.update(t > 0)
@@ -115,7 +118,9 @@ def draw(
 def write_picture(
     images: Tensor, path: Path, columns: int = 10, rows: int = 10
 ) -> None:
-    """At most columns x rows of the images, spread evenly over all of them, unselected, in a grid."""
+    """At most columns x rows of the images, spread evenly over all of them, unselected,
+    in a grid.
+    """
     from PIL import Image
 
     chosen = (
@@ -146,7 +151,8 @@ def _kept(path: Path, settings: dict[str, Any], shape: tuple[int, int, int]) -> 
             )
     except Exception as error:  # zipfile, zlib, numpy and json each raise their own
         raise ValueError(
-            f"{path} is no file of kept samples, or damaged ({error}); remove it, or choose another --out"
+            f"{path} is no file of kept samples, or damaged ({error}); remove it, or"
+            " choose another --out"
         ) from error
     if (
         found != settings
@@ -160,7 +166,9 @@ def _kept(path: Path, settings: dict[str, Any], shape: tuple[int, int, int]) -> 
             if found.get(name) != value
         ]
         raise ValueError(
-            f"{path} holds other samples ({'; '.join(different) or 'of another shape'}); remove it, or choose another --out"
+            f"{path} holds other samples"
+            f" ({'; '.join(different) or 'of another shape'}); remove it, or choose"
+            " another --out"
         )
     return images
 

@@ -148,7 +148,8 @@ class Sampling:
     compile    a UNet by torch.compile, on CUDA into CUDA graphs: a minute or more at
                first, earned back by thousands of steps
 
-    Raises ValueError or TypeError for settings that cannot be (steps: where T is known).
+    Raises ValueError or TypeError for settings that cannot be (steps: where T is
+    known).
     """
 
     steps: int | None = None
@@ -276,7 +277,8 @@ def sample_steps(
     labels: Tensor | None = None,
     **settings: Any,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Algorithm 2, step by step: yields (t, x_t, x0_hat) from T to 1, then (0, x_0, x_0).
+    """Algorithm 2, step by step: yields (t, x_t, x0_hat) from T to 1, then (0, x_0,
+    x_0).
 
     model      callable (x_t, t) -> eps_hat; a Module is in eval mode meanwhile. One
                that is told something: given(unet, context=...), guided(unet, 2.0, ...)
@@ -344,10 +346,13 @@ def _clamp(x0_hat: Tensor) -> Tensor:
 def respace(
     schedule: Schedule, steps: int, spacing: str = "time"
 ) -> tuple[list[int], Schedule]:
-    """`steps` of the times 1..T, including T and (from two on) 1, and the schedule that visits only these.
+    """`steps` of the times 1..T, including T and (from two on) 1, and the schedule that
+    visits only these.
 
-    Its alpha_bar are the old ones at those times, so beta' = 1 - alpha_bar_t / alpha_bar_{t'}: by Eq. (4) the marginals stay.
-    spacing  "time": spread evenly over t; "snr": over log SNR, SNR = alpha_bar_t / (1 - alpha_bar_t), closely near both ends
+    Its alpha_bar are the old ones at those times, so beta' = 1 - alpha_bar_t /
+    alpha_bar_{t'}: by Eq. (4) the marginals stay.
+    spacing  "time": spread evenly over t; "snr": over log SNR, SNR = alpha_bar_t / (1 -
+             alpha_bar_t), closely near both ends
     -> times, with times[0] = 0 and times[steps] = T, and a Schedule of that many steps
     Raises ValueError for steps outside 1..T and for an unknown spacing.
     """

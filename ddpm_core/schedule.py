@@ -1,8 +1,11 @@
-"""The noise schedule: beta, alpha, alpha_bar and beta_tilde, in the paper's time t = 1..T.
+"""The noise schedule: beta, alpha, alpha_bar and beta_tilde, in the paper's time t =
+1..T.
 
-Every tensor has T + 1 entries, so that `alpha_bar[t]` is the paper's alpha_bar_t and `alpha_bar[0] = 1` is "no noise yet".
-They are float64: a float32 cumulative product over 1000 steps is off in its fourth digit exactly where 1 - alpha_bar is small.
-Square roots and ratios are written where they are used; `at` casts them, once, to the dtype of the image they meet.
+Every tensor has T + 1 entries, so that `alpha_bar[t]` is the paper's alpha_bar_t and
+`alpha_bar[0] = 1` is "no noise yet". They are float64: a float32 cumulative product
+over 1000 steps is off in its fourth digit exactly where 1 - alpha_bar is small. Square
+roots and ratios are written where they are used; `at` casts them, once, to the dtype of
+the image they meet.
 """
 
 import math
@@ -18,14 +21,19 @@ from .runtime import guard
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Schedule:
-    """The forward process's variances beta_1..beta_T and what Eqs. (2), (4) and (7) derive from them.
+    """The forward process's variances beta_1..beta_T and what Eqs. (2), (4) and (7)
+    derive from them.
 
-    beta        (T,) or (T + 1,) with beta[0] = 0; every other entry strictly between 0 and 1
+    beta        (T,) or (T + 1,) with beta[0] = 0; every other entry strictly between 0
+                and 1
     alpha       1 - beta
-    alpha_bar   prod_{s <= t} alpha_s, so that q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I), Eq. (4)
-    beta_tilde  (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) beta_t, the variance of Eq. (7); beta_tilde[1] = 0
+    alpha_bar   prod_{s <= t} alpha_s, so that q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0,
+                (1 - alpha_bar_t) I), Eq. (4)
+    beta_tilde  (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) beta_t, the variance of Eq.
+                (7); beta_tilde[1] = 0
 
-    All of shape (T + 1,), float64, without gradient. Raises TypeError or ValueError for anything that is no schedule.
+    All of shape (T + 1,), float64, without gradient. Raises TypeError or ValueError for
+    anything that is no schedule.
     """
 
     beta: Tensor
@@ -56,7 +64,10 @@ class Schedule:
         return self.beta.numel() - 1
 
     def __repr__(self) -> str:
-        return f"Schedule(T={self.T}, beta_1={self.beta[1]:.3g}, beta_T={self.beta[-1]:.3g}, alpha_bar_T={self.alpha_bar[-1]:.3g})"
+        return (
+            f"Schedule(T={self.T}, beta_1={self.beta[1]:.3g},"
+            f" beta_T={self.beta[-1]:.3g}, alpha_bar_T={self.alpha_bar[-1]:.3g})"
+        )
 
 
 def linear_schedule(
@@ -64,7 +75,8 @@ def linear_schedule(
 ) -> Schedule:
     """The paper's schedule: beta_t grows linearly from beta_1 to beta_T. (Section 4)
 
-    Raises ValueError for a T below 1, and TypeError or ValueError for betas that are no numbers between 0 and 1.
+    Raises ValueError for a T below 1, and TypeError or ValueError for betas that are no
+    numbers between 0 and 1.
     """
     _check_steps(T)
     _check_ends(beta_1, beta_T)
@@ -72,7 +84,8 @@ def linear_schedule(
 
 
 def cosine_schedule(T: int = 1000) -> Schedule:
-    """alpha_bar_t = f(t)/f(0), f(t) = cos^2((t/T + 0.008)/1.008 * pi/2), beta_t at most 0.999. (Nichol and Dhariwal 2021, their 17)
+    """alpha_bar_t = f(t)/f(0), f(t) = cos^2((t/T + 0.008)/1.008 * pi/2), beta_t at most
+    0.999. (Nichol and Dhariwal 2021, their 17)
 
     Raises ValueError for a T below 1.
     """
@@ -168,12 +181,15 @@ def check_schedule(schedule: object) -> None:
 
 
 def check_t(t: float | Tensor, T: int, lowest: int = 1, real: bool = False) -> None:
-    """Raise unless t is an int, or a LongTensor (B,), within lowest..T; with real=True floats may lie between."""
+    """Raise unless t is an int, or a LongTensor (B,), within lowest..T; with real=True
+    floats may lie between.
+    """
     if real and isinstance(t, float):
         t = torch.tensor(t)
     if isinstance(t, bool) or not isinstance(t, (int, Tensor)):
         raise TypeError(
-            f"t is a {type(t).__name__}; wanted an int or a LongTensor (B,) in {lowest}..{T}"
+            f"t is a {type(t).__name__}; wanted an int or a LongTensor (B,) in"
+            f" {lowest}..{T}"
         )
     if isinstance(t, int):
         if not lowest <= t <= T:
@@ -182,12 +198,14 @@ def check_t(t: float | Tensor, T: int, lowest: int = 1, real: bool = False) -> N
     whole = t.dtype in (torch.int64, torch.int32)
     if not (whole or real and t.is_floating_point()) or t.ndim > 1:
         raise TypeError(
-            f"t has dtype {t.dtype} and shape {tuple(t.shape)}; wanted an int or a LongTensor (B,) in {lowest}..{T}"
+            f"t has dtype {t.dtype} and shape {tuple(t.shape)}; wanted an int or a"
+            f" LongTensor (B,) in {lowest}..{T}"
         )
     if t.device.type == "cpu":
         if t.numel() and not (lowest <= t.min().item() and t.max().item() <= T):
             raise ValueError(
-                f"t runs from {t.min().item()} to {t.max().item()}; wanted the paper's time, {lowest}..{T}"
+                f"t runs from {t.min().item()} to {t.max().item()}; wanted the paper's"
+                f" time, {lowest}..{T}"
             )
     elif (
         t.device.type == "cuda"
@@ -196,9 +214,11 @@ def check_t(t: float | Tensor, T: int, lowest: int = 1, real: bool = False) -> N
 
 
 def at(coefficient: Tensor, t: int | Tensor, x: Tensor) -> Tensor:
-    """coefficient[t], shaped and cast to broadcast onto the image batch x: (B, 1, 1, 1), or a scalar for an int t.
+    """coefficient[t], shaped and cast to broadcast onto the image batch x: (B, 1, 1,
+    1), or a scalar for an int t.
 
-    The one place where the float64 of the schedule meets the dtype and the device of an image.
+    The one place where the float64 of the schedule meets the dtype and the device of an
+    image.
     """
     if isinstance(t, int):
         return send(coefficient[t].to(dtype=x.dtype), x.device)
@@ -209,18 +229,22 @@ def at(coefficient: Tensor, t: int | Tensor, x: Tensor) -> Tensor:
 def send(x: Tensor, device: torch.device) -> Tensor:
     """x from the processor on that device; the host goes on without waiting for it.
 
-    CUDA copies memory that is not pinned into a buffer of its own before the call returns, so x may be gone by the time it arrives.
-    MPS reads x itself: there the call waits.
+    CUDA copies memory that is not pinned into a buffer of its own before the call
+    returns, so x may be gone by the time it arrives. MPS reads x itself: there the call
+    waits.
     """
     return x.to(device, non_blocking=device.type not in ("cpu", "mps"))
 
 
 def alpha_bar_at(schedule: Schedule, u: float | Tensor) -> Tensor:
-    """alpha_bar(u) for real u in 0..T: alpha_bar(t - 1 + r) = alpha_bar_{t-1} alpha_t^r, so log alpha_bar is linear between.
+    """alpha_bar(u) for real u in 0..T: alpha_bar(t - 1 + r) = alpha_bar_{t-1}
+    alpha_t^r, so log alpha_bar is linear between.
 
-    u  number or tensor of any shape      ->  float64, like u; the schedule's own entries where u is whole
-    Its decay b(u) = -d log alpha_bar / du = -log(1 - beta_t) on (t - 1, t] makes the VP-SDE dx = -b x du / 2 + sqrt(b) dw have
-    Eq. (2) as its exact transition over whole times (Song et al. 2021, Eq. (11), with this b for beta(t)).
+    u  number or tensor of any shape
+    ->  float64, like u; the schedule's own entries where u is whole
+    Its decay b(u) = -d log alpha_bar / du = -log(1 - beta_t) on (t - 1, t] makes the
+    VP-SDE dx = -b x du / 2 + sqrt(b) dw have Eq. (2) as its exact transition over whole
+    times (Song et al. 2021, Eq. (11), with this b for beta(t)).
     Raises TypeError or ValueError for a u that is no number in 0..T.
     """
     if isinstance(u, bool) or not isinstance(u, (int, float, Tensor)):
@@ -230,7 +254,8 @@ def alpha_bar_at(schedule: Schedule, u: float | Tensor) -> Tensor:
     u = torch.as_tensor(u, dtype=torch.float64).cpu()
     if not bool(((u >= 0) & (u <= schedule.T)).all()):  # NaN is in no range, either
         raise ValueError(
-            f"u runs from {float(u.min()):g} to {float(u.max()):g}; wanted real times in 0..{schedule.T}"
+            f"u runs from {float(u.min()):g} to {float(u.max()):g}; wanted real times"
+            f" in 0..{schedule.T}"
         )
     below = u.floor().long().clamp(max=schedule.T - 1)
     part = u - below

@@ -1,6 +1,8 @@
-"""eps_theta: the U-Net of the paper (appendix B), in one file, read from the parts to the whole.
+"""eps_theta: the U-Net of the paper (appendix B), in one file, read from the parts to
+the whole.
 
-Shapes stand at the line's end: B images, C channels, H x W pixels, E = 4 * width entries of the time embedding.
+Shapes stand at the line's end: B images, C channels, H x W pixels, E = 4 * width
+entries of the time embedding.
 """
 
 import math
@@ -18,34 +20,45 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 class UNet(nn.Module):
-    """eps_theta(x_t, t): takes a noisy image and its time, returns a guess of the noise in it.
+    """eps_theta(x_t, t): takes a noisy image and its time, returns a guess of the noise
+    in it.
 
     image_size   side of the (square) images; it must be divisible by 2 ** (levels - 1)
     channels     of the images: 3 for colour, 1 for grey
     width        channels of the first level; a multiple of `groups`
-    multipliers  level i has width * multipliers[i] channels at image_size / 2 ** i pixels
+    multipliers  level i has width * multipliers[i] channels at image_size / 2 ** i
+                 pixels
     blocks       residual blocks a level on the way down; one more on the way up
-    attention    sides (in pixels) of the levels that get self-attention; there is always one in the middle
+    attention    sides (in pixels) of the levels that get self-attention; there is
+                 always one in the middle
     dropout      probability inside the residual blocks
-    classes      number of labels for a conditional model, or None. The label `classes` itself means "no label"
-    groups       of every GroupNorm. The paper's 32 wants a width of 64 or more: with 32 channels each is a group of its own, whose
-                 norm takes away again what the time embedding has added to it, and that level does not see t. Use 8 there
-    learn_variance  answer with 2 * channels, [prediction | v]: v is the log of what multiplies beta_t, see reverse_variance
-    condition    channels that are laid beside x_t, such as a picture to be enlarged. Their
-                 weights start at zero: the network starts as the one without them
+    classes      number of labels for a conditional model, or None. The label `classes`
+                 itself means "no label"
+    groups       of every GroupNorm. The paper's 32 wants a width of 64 or more: with 32
+                 channels each is a group of its own, whose norm takes away again what
+                 the time embedding has added to it, and that level does not see t. Use
+                 8 there
+    learn_variance  answer with 2 * channels, [prediction | v]: v is the log of what
+                    multiplies beta_t, see reverse_variance
+    condition    channels that are laid beside x_t, such as a picture to be enlarged.
+                 Their weights start at zero: the network starts as the one without them
     context      entries of a token, such as a word's, which every attention then reads
                  beside the pixels (Nichol et al. 2021, GLIDE), or None
     pooled       entries of one vector for all of it, added to the time's, or None
 
-    model(x_t, t) with x_t (B, channels, H, W) float and t an int or LongTensor (B,) in 1..T returns a tensor like x_t. Between whole
-    times t may be a float or a tensor of floats. The defaults are the paper's CIFAR-10 network. What else it may be told:
-    y          labels, LongTensor (B,)            condition  (B, condition, H, W) float
-    context    (B, K, context) float, K tokens    mask       (B, K) bool, False for tokens that are no words; None: all are
+    model(x_t, t) with x_t (B, channels, H, W) float and t an int or LongTensor (B,) in
+    1..T returns a tensor like x_t. Between whole times t may be a float or a tensor of
+    floats. The defaults are the paper's CIFAR-10 network. What else it may be told:
+    y          labels, LongTensor (B,)
+    condition  (B, condition, H, W) float
+    context    (B, K, context) float, K tokens
+    mask       (B, K) bool, False for tokens that are no words; None: all are
     pooled     (B, pooled) float
-    A row of the mask without a single True, like context=None, means "no words": one learned token, and one learned vector for
-    `pooled`, stand for that.
-    Raises ValueError for sizes that cannot be halved often enough, for attention at a side that no level has and for x_t, t or
-    conditions that do not fit; TypeError for sizes that are no whole numbers.
+    A row of the mask without a single True, like context=None, means "no words": one
+    learned token, and one learned vector for `pooled`, stand for that.
+    Raises ValueError for sizes that cannot be halved often enough, for attention at a
+    side that no level has and for x_t, t or conditions that do not fit; TypeError for
+    sizes that are no whole numbers.
     """
 
     def __init__(
@@ -218,7 +231,9 @@ class UNet(nn.Module):
     def read(
         self, x: Tensor, context: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor] | None:
-        """The tokens that attention sees, the learned one for "no words" first, and which of them each image sees."""
+        """The tokens that attention sees, the learned one for "no words" first, and
+        which of them each image sees.
+        """
         if self.no_words is None:
             return None
         nothing = self.no_words.expand(len(x), -1, -1)  # (B, 1, context)
@@ -294,7 +309,8 @@ class UNet(nn.Module):
                 continue
             if not size:
                 raise ValueError(
-                    f"{name}= was given to a UNet without; build it with UNet({name}=...)"
+                    f"{name}= was given to a UNet without; build it with"
+                    f" UNet({name}=...)"
                 )
             if not isinstance(given, Tensor) or not given.is_floating_point():
                 kind = getattr(given, "dtype", type(given).__name__)
@@ -319,7 +335,8 @@ class UNet(nn.Module):
         channels = self.config["channels"]
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError(
-                f"x_t is {getattr(x, 'dtype', type(x).__name__)}; wanted a float tensor (B, {channels}, H, W)"
+                f"x_t is {getattr(x, 'dtype', type(x).__name__)}; wanted a float tensor"
+                f" (B, {channels}, H, W)"
             )
         if x.ndim != 4 or x.shape[1] != channels:
             raise ValueError(
@@ -331,18 +348,21 @@ class UNet(nn.Module):
             raise ValueError("x_t contains NaN; wanted numbers")
         if x.shape[2] % self.stride or x.shape[3] % self.stride:
             raise ValueError(
-                f"images of {x.shape[2]} x {x.shape[3]} pixels cannot be halved {len(self.down) - 1} times; "
-                f"wanted sides divisible by {self.stride}: pad them, or use fewer multipliers"
+                f"images of {x.shape[2]} x {x.shape[3]} pixels cannot be halved"
+                f" {len(self.down) - 1} times; wanted sides divisible by {self.stride}:"
+                " pad them, or use fewer multipliers"
             )
         check_t(t, 2**31, real=True)
         if isinstance(t, Tensor) and t.ndim == 1 and len(t) not in (1, len(x)):
             raise ValueError(
-                f"t has {len(t)} entries for a batch of {len(x)}; wanted one t for each image, or an int"
+                f"t has {len(t)} entries for a batch of {len(x)}; wanted one t for each"
+                " image, or an int"
             )
         if y is not None:
             if self.classes is None:
                 raise ValueError(
-                    "labels were given to a model without classes; build it with UNet(classes=...)"
+                    "labels were given to a model without classes; build it with"
+                    " UNet(classes=...)"
                 )
             if not isinstance(y, Tensor):
                 raise TypeError(
@@ -350,7 +370,8 @@ class UNet(nn.Module):
                 )
             if y.shape != (len(x),) or y.dtype != torch.int64:
                 raise ValueError(
-                    f"labels have shape {tuple(y.shape)} and dtype {y.dtype}; wanted a LongTensor ({len(x)},)"
+                    f"labels have shape {tuple(y.shape)} and dtype {y.dtype}; wanted a"
+                    f" LongTensor ({len(x)},)"
                 )
             if (
                 y.device.type == "cpu"
@@ -364,7 +385,9 @@ class UNet(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, each with its attention (or none), and the way to the next resolution (or none)."""
+    """The blocks of one resolution, each with its attention (or none), and the way to
+    the next resolution (or none).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -373,7 +396,9 @@ class Level(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """t -> (sin, cos) at `width` / 2 frequencies from 1 down to 1/10000 -> Linear, swish, Linear: (B,) -> (B, E)."""
+    """t -> (sin, cos) at `width` / 2 frequencies from 1 down to 1/10000 -> Linear,
+    swish, Linear: (B,) -> (B, E).
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -398,7 +423,9 @@ class TimeEmbedding(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """norm - swish - conv, plus the time; norm - swish - dropout - conv; plus the input: (B, C, H, W) -> (B, out, H, W)."""
+    """norm - swish - conv, plus the time; norm - swish - dropout - conv; plus the
+    input: (B, C, H, W) -> (B, out, H, W).
+    """
 
     def __init__(
         self, channels: int, out: int, embedding: int, dropout: float, groups: int = 32
@@ -421,10 +448,12 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the pixels, one head: softmax(q k^T / sqrt(C)) v, added to the input. (B, C, H, W) -> the same.
+    """Self-attention over the pixels, one head: softmax(q k^T / sqrt(C)) v, added to
+    the input. (B, C, H, W) -> the same.
 
-    With `context` the K tokens of a text join the pixels as keys and values: one softmax over both, so each pixel shares its
-    attention out between other pixels and words (Nichol et al. 2021, GLIDE).
+    With `context` the K tokens of a text join the pixels as keys and values: one
+    softmax over both, so each pixel shares its attention out between other pixels and
+    words (Nichol et al. 2021, GLIDE).
     """
 
     def __init__(self, channels: int, groups: int = 32, context: int | None = None):
@@ -435,7 +464,8 @@ class Attention(nn.Module):
         self.context = linear(context, 2 * channels) if context else None
 
     def forward(self, x: Tensor, text: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        # One token a pixel, one head: named, or torch takes a slower way; copied once here, not once for each of q, k and v.
+        # One token a pixel, one head: named, or torch takes a slower way; copied once
+        # here, not once for each of q, k and v.
         tokens = rearrange(self.norm(x), "b c h w -> b 1 (h w) c").contiguous()
         q, k, v = self.q(tokens), self.k(tokens), self.v(tokens)  # (B, 1, HW, C)
         seen = None
@@ -464,7 +494,9 @@ def look(attention: nn.Module, h: Tensor, text: tuple[Tensor, Tensor] | None) ->
 
 
 class Downsample(nn.Module):
-    """A 3 x 3 convolution with stride 2. Padded at the bottom and right only, as the published weights expect."""
+    """A 3 x 3 convolution with stride 2. Padded at the bottom and right only, as the
+    published weights expect.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -513,7 +545,9 @@ def linear(channels: int, out: int, scale: float = 1.0) -> nn.Linear:
 
 
 def initialise(layer: Layer, scale: float) -> Layer:
-    """Xavier uniform with variance `scale`; scale 0 stands for 1e-10, "almost zero": the layer starts as if it were not there."""
+    """Xavier uniform with variance `scale`; scale 0 stands for 1e-10, "almost zero":
+    the layer starts as if it were not there.
+    """
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
     nn.init.zeros_(cast(Tensor, layer.bias))
     return layer
@@ -527,7 +561,8 @@ def _check_whole(**sizes: object) -> None:
             for n in (cast(Iterable[object], size) if many else (size,))
         ):
             raise TypeError(
-                f"{name} = {size!r}; wanted {'whole numbers, such as (1, 2, 2)' if many else 'a whole number'}"
+                f"{name} = {size!r}; wanted"
+                f" {'whole numbers, such as (1, 2, 2)' if many else 'a whole number'}"
             )
 
 
@@ -552,22 +587,26 @@ def _check_sizes(
         )
     if levels < 1 or blocks < 1 or channels < 1 or min(multipliers) < 1:
         raise ValueError(
-            f"multipliers = {multipliers}, blocks = {blocks}, channels = {channels}; wanted at least one, each at least 1"
+            f"multipliers = {multipliers}, blocks = {blocks}, channels = {channels};"
+            " wanted at least one, each at least 1"
         )
     if groups < 1 or width < groups or width % groups:
         raise ValueError(
-            f"width = {width}; wanted a multiple of {groups}, because GroupNorm has groups = {groups}"
+            f"width = {width}; wanted a multiple of {groups}, because GroupNorm has"
+            f" groups = {groups}"
         )
     if image_size < 1 or image_size % 2 ** (levels - 1):
         halvings = (image_size & -image_size).bit_length() - 1 if image_size > 0 else 0
         raise ValueError(
-            f"image_size = {image_size} cannot be halved {levels - 1} times, as {levels} multipliers ask; "
-            f"wanted at most {halvings + 1} multipliers, such as {(1, 2, 2, 2, 2)[: halvings + 1]}, or padded images"
+            f"image_size = {image_size} cannot be halved {levels - 1} times, as"
+            f" {levels} multipliers ask; wanted at most {halvings + 1} multipliers,"
+            f" such as {(1, 2, 2, 2, 2)[: halvings + 1]}, or padded images"
         )
     sides = [image_size // 2**i for i in range(levels)]
     if missing := [a for a in attention if a not in sides]:
         raise ValueError(
-            f"attention at side {missing} but the levels have sides {sides}; wanted some of these, or () for none"
+            f"attention at side {missing} but the levels have sides {sides}; wanted"
+            " some of these, or () for none"
         )
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout = {dropout}; wanted a probability, 0 <= dropout < 1")

@@ -19,7 +19,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="folder for the pictures, 00000.png, 00001.png, ...; must not exist, or be empty",
+        help=(
+            "folder for the pictures, 00000.png, 00001.png, ...; must not exist, or be"
+            " empty"
+        ),
     )
 
 

@@ -13,7 +13,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "checkpoint",
         type=Path,
-        help="folder of a run, or of one checkpoint; to decode the file one needs the same",
+        help=(
+            "folder of a run, or of one checkpoint; to decode the file one needs the"
+            " same"
+        ),
     )
     p.add_argument(
         "--data",
@@ -37,12 +40,18 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--t",
         type=int,
         default=None,
-        help="where the steps stop: 1, ..., T, in even ratios (default: about 40, with --lossy 1)",
+        help=(
+            "where the steps stop: 1, ..., T, in even ratios (default: about 40, with"
+            " --lossy 1)"
+        ),
     )
     p.add_argument(
         "--lossy",
         action="store_true",
-        help="send no more than x_t: the receiver shows the network's guess of the picture, Eq. (15)",
+        help=(
+            "send no more than x_t: the receiver shows the network's guess of the"
+            " picture, Eq. (15)"
+        ),
     )
     p.add_argument("--steps", type=int, default=24, help="from T to 1")
     p.add_argument(
@@ -84,7 +93,8 @@ def run(o: argparse.Namespace) -> int:
         partial.write_bytes(data)
     about = read_header(data)
     print(
-        f"{o.out}: {about.shape[0]} pictures in {len(data)} bytes, {'lossless' if about.lossless else 'lossy'} at t = {about.t}; "
-        f"now: ddpm decode {o.checkpoint} {o.out} --out pictures"
+        f"{o.out}: {about.shape[0]} pictures in {len(data)} bytes,"
+        f" {'lossless' if about.lossless else 'lossy'} at t = {about.t}; now: ddpm"
+        f" decode {o.checkpoint} {o.out} --out pictures"
     )
     return 0

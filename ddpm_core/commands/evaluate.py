@@ -45,20 +45,29 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--features",
         choices=["auto", "fashion", "inception", "none"],
         default="auto",
-        help="network to judge the samples with; none: draw none (auto: fashion for fashion-mnist, else inception)",
+        help=(
+            "network to judge the samples with; none: draw none (auto: fashion for"
+            " fashion-mnist, else inception)"
+        ),
     )
     p.add_argument(
         "--bound",
         type=int,
         default=0,
         metavar="IMAGES",
-        help="test images, and as many training images, whose bits/dim to measure; 0: skip it",
+        help=(
+            "test images, and as many training images, whose bits/dim to measure; 0:"
+            " skip it"
+        ),
     )
     p.add_argument(
         "--evaluations",
         type=int,
         default=None,
-        help="of the network for each of them, for an estimate, such as 20 (default: T, all terms)",
+        help=(
+            "of the network for each of them, for an estimate, such as 20 (default: T,"
+            " all terms)"
+        ),
     )
     p.add_argument("--batch-size", type=int, default=64, help="images at a time")
     p.add_argument("--seed", type=int, default=0, help="of all that is random")
@@ -67,12 +76,18 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         default=None,
-        help="file for the results (.json; default: evaluation.json in the folder of the run)",
+        help=(
+            "file for the results (.json; default: evaluation.json in the folder of the"
+            " run)"
+        ),
     )
     p.add_argument(
         "--keep-samples",
         action="store_true",
-        help="keep the samples beside --out (.npz, .png); after a stop, the same command goes on from them",
+        help=(
+            "keep the samples beside --out (.npz, .png); after a stop, the same command"
+            " goes on from them"
+        ),
     )
 
 

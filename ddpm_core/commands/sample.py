@@ -34,8 +34,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--columns",
         type=int,
         default=None,
-        help="images in a row of the grid (default: as many as there are classes, "
-        "up to 16; 8 without classes)",
+        help=(
+            "images in a row of the grid (default: as many as there are classes, "
+            "up to 16; 8 without classes)"
+        ),
     )
     p.add_argument(
         "--steps", type=int, default=None, help="reverse steps (default: all T)"
@@ -68,8 +70,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int,
         default=64,
-        help="images at a time; changes them by rounding only, which is seen in "
-        "bfloat16 (--precision float32: by a grey level at most)",
+        help=(
+            "images at a time; changes them by rounding only, which is seen in "
+            "bfloat16 (--precision float32: by a grey level at most)"
+        ),
     )
     p.add_argument(
         "--seed",

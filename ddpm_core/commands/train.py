@@ -31,13 +31,19 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--data",
         required=True,
-        help="fashion-mnist, digits, cifar10, hub:<data set id>, folder:<path> (one folder a class makes labels); or celebahq-256, lsun-church-256, "
-        "lsun-bedroom-256, lsun-cat-256, with :<path> for a folder of yours",
+        help=(
+            "fashion-mnist, digits, cifar10, hub:<data set id>, folder:<path> (one"
+            " folder a class makes labels); or celebahq-256, lsun-church-256,"
+            " lsun-bedroom-256, lsun-cat-256, with :<path> for a folder of yours"
+        ),
     )
     p.add_argument(
         "--stream",
         action="store_true",
-        help="read images when their turn comes, instead of all before (automatic for large folders)",
+        help=(
+            "read images when their turn comes, instead of all before (automatic for"
+            " large folders)"
+        ),
     )
     p.add_argument(
         "--size",
@@ -54,14 +60,18 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--grey",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="make all images of a folder or the hub grey, or with --no-grey colour "
-        "(default: as they are)",
+        help=(
+            "make all images of a folder or the hub grey, or with --no-grey colour "
+            "(default: as they are)"
+        ),
     )
     p.add_argument(
         "--ground",
         default=None,
-        help="colour that transparent pixels let through: black, '#ff8800' "
-        "(default: white)",
+        help=(
+            "colour that transparent pixels let through: black, '#ff8800' "
+            "(default: white)"
+        ),
     )
     p.add_argument(
         "--flip",
@@ -87,12 +97,18 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--init",
         type=Path,
         default=None,
-        help="a checkpoint whose averaged weights to begin with, for a network of the same sizes",
+        help=(
+            "a checkpoint whose averaged weights to begin with, for a network of the"
+            " same sizes"
+        ),
     )
     p.add_argument(
         "--paper",
         action="store_true",
-        help="the paper's network, for CIFAR-10 or for 256 x 256, instead of one sized by the next six options",
+        help=(
+            "the paper's network, for CIFAR-10 or for 256 x 256, instead of one sized"
+            " by the next six options"
+        ),
     )
     p.add_argument("--width", type=int, default=32, help="channels of the first level")
     p.add_argument(
@@ -158,20 +174,27 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int,
         default=128,
-        help="in all, under torchrun over all processes (the paper: 128, for 256 x 256 64)",
+        help=(
+            "in all, under torchrun over all processes (the paper: 128, for 256 x"
+            " 256 64)"
+        ),
     )
     p.add_argument(
         "--lr",
         type=float,
         default=None,
-        help="learning rate of Adam (default: 1e-3, which suits small networks; with --paper 2e-4, "
-        "and 2e-5 for 256 x 256)",
+        help=(
+            "learning rate of Adam (default: 1e-3, which suits small networks; with"
+            " --paper 2e-4, and 2e-5 for 256 x 256)"
+        ),
     )
     p.add_argument(
         "--warmup",
         type=int,
         default=None,
-        help="steps over which the learning rate grows (default: 100; with --paper 5000)",
+        help=(
+            "steps over which the learning rate grows (default: 100; with --paper 5000)"
+        ),
     )
     p.add_argument(
         "--decay", type=int, default=0, help="last steps, over which it falls to zero"
@@ -190,13 +213,17 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--accumulate",
         type=int,
         default=1,
-        help="parts of a batch whose gradients are added up: less memory, the same step",
+        help=(
+            "parts of a batch whose gradients are added up: less memory, the same step"
+        ),
     )
     p.add_argument(
         "--sample-every",
         type=int,
         default=0,
-        help="steps between 16 samples of the network so far, in --out/samples (0: none)",
+        help=(
+            "steps between 16 samples of the network so far, in --out/samples (0: none)"
+        ),
     )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument(
@@ -309,8 +336,8 @@ def _read(o: argparse.Namespace, how: dict[str, Any]) -> Read:
         _, channels, side, other = images.shape
     if o.size is not None and side != o.size:
         raise ValueError(
-            f"--size {o.size}: the images of {o.data} are {other} x {side} and stay so; "
-            "wanted --size for a folder or the hub only"
+            f"--size {o.size}: the images of {o.data} are {other} x {side} and stay so;"
+            " wanted --size for a folder or the hub only"
         )
     if side != other:
         raise ValueError(
@@ -459,8 +486,9 @@ def _begin_with(model: UNet, checkpoint: Checkpoint, predict: str) -> dict[str, 
         model.load_state_dict(network.state_dict())
     except RuntimeError as error:
         raise ValueError(
-            f"--init {checkpoint.path}: its network has other sizes, {getattr(checkpoint.model, 'config', {})}; wanted those of the "
-            f"new one, {model.config}; the two may differ in groups and dropout only"
+            f"--init {checkpoint.path}: its network has other sizes,"
+            f" {getattr(checkpoint.model, 'config', {})}; wanted those of the new one,"
+            f" {model.config}; the two may differ in groups and dropout only"
         ) from error
     return {
         "step": checkpoint.step,

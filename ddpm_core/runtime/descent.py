@@ -93,13 +93,14 @@ def told(kind: type[Any], how: Any, settings: dict[str, Any]) -> Any:
         names = {f.name for f in fields(kind)}
         if unknown := sorted(set(settings) - names):
             raise TypeError(
-                f"{unknown[0]} is no argument; wanted some of {', '.join(sorted(names))}"
+                f"{unknown[0]} is no argument; wanted some of"
+                f" {', '.join(sorted(names))}"
             )
         return kind(**settings)
     if not isinstance(how, kind):
         raise TypeError(
-            f"how is a {type(how).__name__}; wanted {kind.__name__}(...), or its fields "
-            "by keyword"
+            f"how is a {type(how).__name__}; wanted {kind.__name__}(...), or its fields"
+            " by keyword"
         )
     if settings:
         raise TypeError(

@@ -1,7 +1,10 @@
-"""Several processes, one job: `torchrun --nproc-per-node 4 -m ddpm_core train ...` starts them, and each learns here which one it is.
+"""Several processes, one job: `torchrun --nproc-per-node 4 -m ddpm_core train ...`
+starts them, and each learns here which one it is.
 
-A process on its own is rank 0 of 1, and then everything here costs nothing: shard(n) is range(n), gather(x) is x. The gradients are
-averaged by torch's DistributedDataParallel; everything else is kept the same on all ranks by drawing the same numbers on all of them.
+A process on its own is rank 0 of 1, and then everything here costs nothing: shard(n) is
+range(n), gather(x) is x. The gradients are averaged by torch's DistributedDataParallel;
+everything else is kept the same on all ranks by drawing the same numbers on all of
+them.
 """
 
 import atexit
@@ -15,7 +18,9 @@ from torch import Tensor, nn
 
 
 def size() -> int:
-    """How many processes share the work: those that torchrun started, or those of a process group that is there already."""
+    """How many processes share the work: those that torchrun started, or those of a
+    process group that is there already.
+    """
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
     return (
@@ -26,7 +31,9 @@ def size() -> int:
 
 
 def rank() -> int:
-    """Which of them this is, 0 to size() - 1. Rank 0 writes files, shows bars and speaks."""
+    """Which of them this is, 0 to size() - 1. Rank 0 writes files, shows bars and
+    speaks.
+    """
     if size() == 1:
         return 0
     return dist.get_rank() if dist.is_initialized() else int(os.environ["RANK"])
@@ -38,11 +45,15 @@ def local_rank() -> int:
 
 
 def join() -> None:
-    """Meet the other processes, once; those that are about to compute together call this, and nobody else need."""
+    """Meet the other processes, once; those that are about to compute together call
+    this, and nobody else need.
+    """
     if size() == 1 or dist.is_initialized():
         return
-    # nccl for what lies on a CUDA device, gloo for everything else. A rank that ends in an error ends the others, by torchrun; so the
-    # time after which a silent one counts as lost may be long enough for the slowest sampling.
+    # nccl for what lies on a CUDA device, gloo for everything else. A rank that ends in
+    # an error ends the others, by torchrun; so the
+    # time after which a silent one counts as lost may be long enough for the slowest
+    # sampling.
     backend = (
         "cpu:gloo,cuda:nccl"
         if torch.cuda.is_available() and dist.is_nccl_available()
@@ -58,14 +69,18 @@ def _leave() -> None:
 
 
 def shard(n: int) -> range:
-    """The part of range(n) that belongs to this rank: contiguous, in the order of the ranks, the same length give or take one."""
+    """The part of range(n) that belongs to this rank: contiguous, in the order of the
+    ranks, the same length give or take one.
+    """
     return range(n * rank() // size(), n * (rank() + 1) // size())
 
 
 def gather(part: Tensor) -> Tensor:
-    """The parts of all ranks, one after the other, on every rank: what shard() has split.
+    """The parts of all ranks, one after the other, on every rank: what shard() has
+    split.
 
-    part  (N_rank, ...), as many rows as this rank has; where that is none, the other dimensions still say what a row is
+    part  (N_rank, ...), as many rows as this rank has; where that is none, the other
+          dimensions still say what a row is
     """
     if size() == 1:
         return part
@@ -93,7 +108,9 @@ def mean(x: Tensor) -> Tensor:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on any rank: all of them decide alike, and none goes on before the last has asked."""
+    """Whether the flag is set on any rank: all of them decide alike, and none goes on
+    before the last has asked.
+    """
     if size() == 1:
         return flag
     join()
@@ -111,7 +128,9 @@ def share(model: nn.Module) -> None:
 
 
 def parallel(model: nn.Module) -> nn.Module:
-    """The model with gradients that are the mean over the ranks; on its own, the model itself."""
+    """The model with gradients that are the mean over the ranks; on its own, the model
+    itself.
+    """
     if size() == 1:
         return model
     join()

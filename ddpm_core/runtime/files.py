@@ -103,10 +103,12 @@ def write_folder(
     tensors: dict[str, dict[str, Tensor] | None],
     name: str = "checkpoint.json",
 ) -> Path:
-    """A folder with one JSON file, `name`, and a safetensors file for each of `tensors`.
+    """A folder with one JSON file, `name`, and a safetensors file for each of
+    `tensors`.
 
     All of it or, whatever happens meanwhile, none of it. What stood at `path` before is
-    replaced; files in it that are not of this kind, a user's own, move into the new one.
+    replaced; files in it that are not of this kind, a user's own, move into the new
+    one.
     Raises TypeError for what JSON cannot hold, before anything is written; OSError.
     """
     text = json.dumps(about, indent=1) + "\n"
@@ -264,8 +266,8 @@ def plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     safetensors stores neither strides nor devices, nor two names of one memory.
     """
     return {
-        name: tensor.detach().to(
-            "cpu", copy=True, memory_format=torch.contiguous_format
+        name: (
+            tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         )
         for name, tensor in tensors.items()
     }

@@ -1,7 +1,9 @@
-"""What training and sampling run on, and how: device, precision, memory format, optimiser, compiler.
+"""What training and sampling run on, and how: device, precision, memory format,
+optimiser, compiler.
 
-All choices are made in `choose_training`, for training, and in `choose_sampling`. Only a network's arithmetic is ever chosen: x_t, the
-schedule, the bound and everything exact stay what they are.
+All choices are made in `choose_training`, for training, and in `choose_sampling`. Only
+a network's arithmetic is ever chosen: x_t, the schedule, the bound and everything exact
+stay what they are.
 """
 
 from dataclasses import dataclass
@@ -20,13 +22,11 @@ class Hardware:
     """What a device says of itself."""
 
     kind: str  # "cuda", "cpu", "mps", ...
-    capability: tuple[int, int] = (
-        0,
-        0,
-    )  # of a CUDA device: 7.0 has the first tensor cores, 8.0 the first that take bfloat16
-    features: frozenset[str] = (
-        frozenset()
-    )  # of a CPU, among others "amx" and "avx512_bf16"; of a CUDA device "triton", where that is installed
+    # of a CUDA device: 7.0 has the first tensor cores, 8.0 the first that take bfloat16
+    capability: tuple[int, int] = (0, 0)
+    # of a CPU, among others "amx" and "avx512_bf16"; of a CUDA device "triton", where
+    # that is installed
+    features: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,10 @@ class Choice:
             "channels last" if self.channels_last else "channels first",
             "fused Adam" if self.fused else "Adam",
         )
-        return f"{self.precision}, {memory}, {adam}, {'compiled' if self.compile else 'not compiled'}"
+        return (
+            f"{self.precision}, {memory}, {adam},"
+            f" {'compiled' if self.compile else 'not compiled'}"
+        )
 
 
 def choose_training(
@@ -54,22 +57,27 @@ def choose_training(
     fused: bool | str = "auto",
     compile: bool | str = "auto",
 ) -> Choice:
-    """The fastest way to take `steps` training steps on this hardware; what is not "auto" is taken as it is.
+    """The fastest way to take `steps` training steps on this hardware; what is not
+    "auto" is taken as it is.
 
-    CUDA   bfloat16 from capability 8.0 on, float16 with 7.x, whose tensor cores know no other, float32 before. Tensor cores want
-           channels last. Compiling takes minutes, which only long runs earn back
-    CPU    where AMX or AVX512-bf16 multiplies it, bfloat16 and channels last, which pays in float32 as well; elsewhere float32 and
-           channels first. Not compiled: measured, training gains nothing from it
+    CUDA   bfloat16 from capability 8.0 on, float16 with 7.x, whose tensor cores know no
+           other, float32 before. Tensor cores want channels last. Compiling takes
+           minutes, which only long runs earn back
+    CPU    where AMX or AVX512-bf16 multiplies it, bfloat16 and channels last, which
+           pays in float32 as well; elsewhere float32 and channels first. Not compiled:
+           measured, training gains nothing from it
     other  (MPS) what works everywhere
     Raises ValueError for an unknown choice.
     """
     if hardware.kind == "cuda":
         best = Choice(
-            precision="bfloat16"
-            if hardware.capability >= (8, 0)
-            else "float16"
-            if hardware.capability >= (7, 0)
-            else "float32",
+            precision=(
+                "bfloat16"
+                if hardware.capability >= (8, 0)
+                else "float16"
+                if hardware.capability >= (7, 0)
+                else "float32"
+            ),
             channels_last=hardware.capability >= (7, 0),
             fused=True,
             compile=hardware.capability >= (7, 0)
@@ -110,10 +118,12 @@ choose = choose_training  # the name of 0.1.0
 def choose_sampling(
     device: torch.device, parameters: int, precision: str = "auto"
 ) -> str:
-    """The precision in which a network of so many parameters samples fastest on this device; what is not "auto" is taken as it is.
+    """The precision in which a network of so many parameters samples fastest on this
+    device; what is not "auto" is taken as it is.
 
-    As in training, but float32 for networks below a million parameters: calls take their time, not arithmetic, and they gain nothing
-    (measured on a CPU). Raises ValueError for an unknown precision.
+    As in training, but float32 for networks below a million parameters: calls take
+    their time, not arithmetic, and they gain nothing (measured on a CPU). Raises
+    ValueError for an unknown precision.
     """
     if precision == "auto" and parameters >= 1_000_000:
         return choose_training(describe(device), steps=1).precision
@@ -132,10 +142,11 @@ def describe(device: torch.device) -> Hardware:
         )
     if device.type == "cpu":
         if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-            return Hardware(
-                "cpu"
-            )  # where ATEN_CPU_CAPABILITY forbids them, torch's attention in bfloat16 fails
-        # Names with an underscore, which older versions of torch do not all have; what is not known to be there is not used.
+            # where ATEN_CPU_CAPABILITY forbids them, torch's attention in bfloat16
+            # fails
+            return Hardware("cpu")
+        # Names with an underscore, which older versions of torch do not all have; what
+        # is not known to be there is not used.
         asked = {
             "amx": "_is_amx_tile_supported",
             "avx512_bf16": "_is_avx512_bf16_supported",
@@ -152,9 +163,11 @@ def describe(device: torch.device) -> Hardware:
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """ "auto" is CUDA if there is one, else MPS, else CPU; anything else is what torch.device makes of it.
+    """ "auto" is CUDA if there is one, else MPS, else CPU; anything else is what
+    torch.device makes of it.
 
-    Under torchrun, "auto" and "cuda" are a CUDA device for each process of this machine. Raises ValueError for what is not there.
+    Under torchrun, "auto" and "cuda" are a CUDA device for each process of this
+    machine. Raises ValueError for what is not there.
     """
     together = distributed.size() > 1
     if device == "auto":
@@ -168,19 +181,22 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     if together and str(device) == "cuda" and torch.cuda.is_available():
         if distributed.local_rank() >= torch.cuda.device_count():
             raise ValueError(
-                f"process {distributed.local_rank()} of this machine has no CUDA device, there are {torch.cuda.device_count()}; "
-                'wanted one for each: lower --nproc-per-node of torchrun, or choose device "cpu"'
+                f"process {distributed.local_rank()} of this machine has no CUDA"
+                f" device, there are {torch.cuda.device_count()}; wanted one for each:"
+                ' lower --nproc-per-node of torchrun, or choose device "cpu"'
             )
         device = f"cuda:{distributed.local_rank()}"
         torch.cuda.set_device(device)
     elif together and str(device) not in ("cpu", "cuda"):
         raise ValueError(
-            f'device = {str(device)!r} for {distributed.size()} processes; wanted "auto", "cpu", or "cuda": one device for each'
+            f"device = {str(device)!r} for {distributed.size()} processes; wanted"
+            ' "auto", "cpu", or "cuda": one device for each'
         )
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"device = {device!r} cannot be used here ({str(error).splitlines()[0][:200]}); "
-            'wanted "auto", "cpu", "cuda", "cuda:1" or "mps"'
+            f"device = {device!r} cannot be used here"
+            f' ({str(error).splitlines()[0][:200]}); wanted "auto", "cpu", "cuda",'
+            ' "cuda:1" or "mps"'
         ) from error

@@ -204,7 +204,8 @@ def descend(
                     try:
                         keep()
                         error.add_note(
-                            f"step {state.step} is saved; go on with resume=True (--resume)"
+                            f"step {state.step} is saved; go on with resume=True"
+                            " (--resume)"
                         )
                     except OSError as second:
                         error.add_note(f"nor could the run be saved: {second}")
