@@ -267,6 +267,7 @@ def _svg(fig: Drawing, kind: str) -> str:
     source = re.sub(r'(id="|href="#|url\(#)([\w-]+)(?=["\)])', rf"\1{SALT}-\2", source)
     source = re.sub(rf"{SALT}-DejaVuSans-?(\w?)\w*-", rf"{SALT}g\1", source)
     source = source.replace("xlink:href", "href")
+    source = re.sub(r"<g(?: [^>]*)?/>", "", source)  # `shared` counts <g> and </g>
     source = re.sub(
         r'(<use href="#@@-m[^>]*) style="fill:currentColor;stroke:currentColor[^"]*"',
         r"\1",

@@ -5,7 +5,6 @@ repository, issue and Colab buttons, so no dead links. MathJax is copied into th
 its fonts, which formulas.py needs; and for the reader who asks for its menu tex-chtml.js and the English speech; 2.4 MB of 24.
 """
 
-import base64
 import html
 import re
 import shutil
@@ -15,20 +14,6 @@ from docutils import nodes
 
 from book._ext.formulas import mathjax
 from book._tools.notebooks import address
-
-SCRIPTED_ICONS = re.compile(
-    r"<(?:script|link)[^>]*scripts/fontawesome\.js[^>]*>(?:</script>)?"
-)
-# Of no use to a page of the book: tabs and cards, code run elsewhere; and, but on the page of the search, its index.
-UNUSED = re.compile(
-    r"<(?:script|link)[^>]*(?:sphinx-design\.min\.css|design-tabs\.js|sphinx-thebe\.(?:css|js))[^>]*>(?:</script>)?\n?"
-)
-FOR_THE_SEARCH = re.compile(
-    r"<script[^>]*(?:searchtools|language_data|searchindex)\.js[^>]*></script>\n?"
-)
-WAITED_FOR = re.compile(
-    r"<script (?=src=[^>]*_static/(?!documentation_options))(?![^>]*\b(?:defer|async)\b)"
-)
 
 
 def set_address(app, config) -> None:
@@ -102,37 +87,6 @@ def copy_mathjax(app) -> None:
         shutil.copy(source / file, target / file)
 
 
-def _base64(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
-
-
-def be_light(app, error) -> None:
-    """What a page need not load before it is read. The theme carries its icons twice: as a font, which its style sheet names, and as a
-    script of 1.5 MB that draws them as SVG; the font does. Scripts wait until the text is there. The text's font lies in the style
-    sheet itself: one that came later would move every line."""
-    if app.builder.format != "html" or error:
-        return
-    script = Path(app.outdir) / "_static" / "scripts" / "fontawesome.js"
-    if script.exists():
-        script.unlink()
-    sheet = Path(app.outdir) / "_static" / "book.css"
-    if sheet.exists():
-        sheet.write_text(
-            re.sub(
-                r"url\((fonts/[\w-]+\.woff2)\)",
-                lambda m: f"url(data:font/woff2;base64,{_base64(sheet.parent / m[1])})",
-                sheet.read_text(encoding="utf-8"),
-            ),
-            encoding="utf-8",
-        )
-    for page in Path(app.outdir).rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        text = UNUSED.sub("", SCRIPTED_ICONS.sub("", text))
-        if page.name != "search.html":
-            text = WAITED_FOR.sub("<script defer ", FOR_THE_SEARCH.sub("", text))
-        page.write_text(text, encoding="utf-8")
-
-
 def say_colab(name, rawtext, text, lineno, inliner, options=None, content=None):
     """{colab}`how`: where to find Colab's button, or, while the address is not set, what to do instead."""
     if address():
@@ -187,5 +141,4 @@ def setup(app):
     )  # before the theme reads its options
     app.connect("config-inited", without_thebe)
     app.connect("builder-inited", copy_mathjax)
-    app.connect("build-finished", be_light)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

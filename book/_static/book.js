@@ -97,6 +97,13 @@ document.querySelectorAll(".algorithm").forEach(box => {
   });
   box.append(button);
 });
+// Of a slider's frames only the one that is shown comes with the page: the others when it is near the window, or is asked to move.
+const near = new IntersectionObserver(found => found.forEach(f => {
+  if (!f.isIntersecting) return;
+  near.unobserve(f.target);
+  f.target.querySelectorAll("img[loading]").forEach(img => { img.loading = "eager"; });
+}), { rootMargin: "600px" });
+document.querySelectorAll("figure.frames:has(img[loading])").forEach(figure => near.observe(figure));
 // The landing page's pictures form by themselves, once, where the reader's system does not ask for less motion.
 if (!matchMedia("(prefers-reduced-motion: reduce)").matches) document.querySelectorAll(".opening figure.frames").forEach(figure => {
   const slider = figure.querySelector("input");

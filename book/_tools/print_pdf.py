@@ -29,6 +29,7 @@ PAPER = 800  # pixels of an A4 sheet between its margins, at 120 an inch: 96 are
 PREPARE = """(() => {
     document.documentElement.dataset.theme = 'light';
     document.querySelectorAll('details').forEach(d => d.open = true);
+    document.querySelectorAll('img[loading]').forEach(i => i.loading = 'eager');
     for (const formula of document.querySelectorAll('div.math mjx-container')) {
         const wide = () => Math.max(...[...formula.querySelectorAll('mjx-math, mjx-mtd, mjx-mtable')].map(e => e.getBoundingClientRect().right));
         for (let size = 105; size > 40 && wide() > formula.closest('div.math').getBoundingClientRect().right + 1; size -= 5)
