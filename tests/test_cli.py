@@ -617,3 +617,26 @@ def test_a_size_that_the_data_cannot_have_is_refused(tmp_path, capfd):
         [*command, "--out", f"{tmp_path}/run"], capfd
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_pictures_are_read(
+    folder, capfd, monkeypatch
+):
+    from ddpm_core.commands import train
+
+    assert main(training(folder, "--steps", "1")) == 0
+    capfd.readouterr()
+    monkeypatch.setattr(train, "load_labelled", None)  # would be called
+    said = fails(training(folder, "--steps", "2"), capfd)
+    assert "already holds a run" in said and "--resume" in said
+
+
+def test_encode_asks_first_whether_it_may_write(trained, tmp_path, capfd, monkeypatch):
+    from ddpm_core.commands import encode
+
+    (tmp_path / "file").write_text("kept")
+    monkeypatch.setattr(encode, "load_images", None)  # would be called
+    out = str(tmp_path / "file" / "x.ddpm")
+    command = ["encode", str(trained), "--data", "digits", "--out", out]
+    assert "cannot be written" in fails(command, capfd)
+    assert (tmp_path / "file").read_text() == "kept"

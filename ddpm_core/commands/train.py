@@ -23,7 +23,9 @@ from ..streams import Stream, load_stream, must_stream
 from ..training import Training, train
 from ..unet import UNet
 
-SIGNAL = 0.001  # bits/dim of L_T; the paper's schedule leaves 0.00003
+# bits/dim of L_T; the paper's schedule leaves 0.00003. Stricter than the warning of
+# schedule.check_end: what is said here is said before hours of training
+SIGNAL = 0.001
 YES: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 
 
