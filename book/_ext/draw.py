@@ -1,6 +1,6 @@
-"""What the page "Draw one yourself" loads when its button is pressed: the network and the runtime, written into the site as scripts.
+"""What the pages that draw load when their button is pressed: networks and the runtime, written into the site as scripts.
 
-A page that lies on the reader's disk may load scripts but fetch nothing, so both files come as text inside of scripts: compressed, then
+A page that lies on the reader's disk may load scripts but fetch nothing, so all files come as text inside of scripts: compressed, then
 base64. Whoever serves the site may compress them on the way, to about their binary size.
 """
 
@@ -10,8 +10,17 @@ import json
 import shutil
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[1] / "draw"
-PAGE = "book/draw"
+BOOK = Path(__file__).resolve().parents[1]
+RUNTIME = BOOK / "draw" / "onnxruntime-web"
+# of each page: its scripts, and where its networks and what is to be known of them lie
+PAGES = {
+    "book/draw": (["draw.js"], "draw/eps.json", {"network": "draw/eps.onnx"}),
+    "book/words": (
+        ["draw.js", "words.js"],
+        "words/words.json",
+        {"text": "words/text.onnx", "decoder": "words/decoder.onnx"},
+    ),
+}
 
 
 def packed(data: bytes) -> str:
@@ -21,27 +30,27 @@ def packed(data: bytes) -> str:
 def write_scripts(app, error) -> None:
     if app.builder.format != "html" or error:
         return
-    target, runtime = Path(app.outdir) / "_static" / "draw", SOURCE / "onnxruntime-web"
-    about = {
-        name: value
-        for name, value in json.loads((SOURCE / "eps.json").read_text()).items()
-        if name in ("beta", "image_size", "channels")
-    }
+    target = Path(app.outdir) / "_static" / "draw"
     target.mkdir(parents=True, exist_ok=True)
     for name in ("ort.wasm-core.min.js", "LICENSE"):
-        shutil.copy(runtime / name, target)
-    (target / "runtime.js").write_text(
-        f'Draw.files.runtime = "{packed((runtime / "ort-wasm-simd.wasm.gz").read_bytes())}";\n'
-    )
-    network = packed(gzip.compress((SOURCE / "eps.onnx").read_bytes(), 9, mtime=0))
-    (target / "network.js").write_text(
-        f'Draw.files.about = {json.dumps(about)};\nDraw.files.network = "{network}";\n'
-    )
+        shutil.copy(RUNTIME / name, target)
+    wasm = packed((RUNTIME / "ort-wasm-simd.wasm.gz").read_bytes())
+    (target / "runtime.js").write_text(f'Draw.files.runtime = "{wasm}";\n')
+    for _, known, networks in PAGES.values():
+        everything = json.loads((BOOK / known).read_text())
+        about = {name: everything[name] for name in ("beta", "image_size", "channels")}
+        for name, file in networks.items():
+            network = packed(gzip.compress((BOOK / file).read_bytes(), 9, mtime=0))
+            (target / f"{name}.js").write_text(
+                f"Draw.files.about = {json.dumps(about)};\n"
+                f'Draw.files.{name} = "{network}";\n'
+            )
 
 
 def load_on_its_page(app, pagename: str, templatename: str, context, doctree) -> None:
-    if pagename == PAGE:
-        app.add_js_file("draw.js", loading_method="defer")
+    scripts, *_ = PAGES.get(pagename, ([],))
+    for name in scripts:
+        app.add_js_file(name, loading_method="defer")
 
 
 def setup(app):

@@ -1,4 +1,5 @@
 /* The sampler of the page "Draw one yourself": Algorithm 2 and DDIM, as in ddpm_core/sampling.py, with the network run by ONNX Runtime Web.
+   words.js draws from words with it.
    A test runs what stands here in a browser beside ddpm_core. Numbers in parentheses are the paper's equations. */
 
 const Draw = (() => {
@@ -61,7 +62,7 @@ const Draw = (() => {
     yield { t: 0, x, x0: x };
   }
 
-  // ---- The network: three scripts, loaded by the first press and not before. Scripts, because a page from the reader's disk may not fetch.
+  // ---- The networks: scripts, loaded by the first press and not before. Scripts, because a page from the reader's disk may not fetch.
   const here = document.currentScript ? document.currentScript.src : "";
   const script = (name) => new Promise((done, failed) => {
     const tag = document.createElement("script");
@@ -74,44 +75,59 @@ const Draw = (() => {
     const packed = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
     return new Uint8Array(await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
   }
-  let loading = null;
-  function load() {
-    loading ||= (async () => {
-      await Promise.all([script("ort.wasm-core.min.js"), script("runtime.js"), script("network.js")]);
-      const { runtime, network, about } = Draw.files;
-      const url = URL.createObjectURL(new Blob([await unpack(runtime)], { type: "application/wasm" }));
-      ort.env.wasm.numThreads = 1; // more would want headers that a plain host does not send
-      ort.env.wasm.wasmPaths = { "ort-wasm-simd.wasm": url };
-      const session = await ort.InferenceSession.create(await unpack(network), { executionProviders: ["wasm"] });
-      URL.revokeObjectURL(url);
-      Draw.files = null;
-      const shape = [1, about.channels, about.image_size, about.image_size];
-      const model = (label) => async (x, t) => (await session.run({
-        x: new ort.Tensor("float32", x, shape), t: new ort.Tensor("float32", Float32Array.of(t), [1]), y: new ort.Tensor("int32", Int32Array.of(label), [1]),
-      })).eps.data;
-      return { model, about, size: shape.reduce((a, b) => a * b) };
-    })();
-    loading.catch(() => (loading = null)); // a second press tries again
-    return loading;
+  // The runtime, and a session for each network, in the order of the scripts that bring them.
+  async function sessions(...names) {
+    await Promise.all(["ort.wasm-core.min.js", "runtime.js", ...names.map((name) => `${name}.js`)].map(script));
+    const url = URL.createObjectURL(new Blob([await unpack(Draw.files.runtime)], { type: "application/wasm" }));
+    ort.env.wasm.numThreads = 1; // more would want headers that a plain host does not send
+    ort.env.wasm.wasmPaths = { "ort-wasm-simd.wasm": url };
+    const made = [];
+    for (const name of names) made.push(await ort.InferenceSession.create(await unpack(Draw.files[name]), { executionProviders: ["wasm"] }));
+    URL.revokeObjectURL(url);
+    Draw.files = { about: Draw.files.about };
+    return made;
   }
+  const once = (make) => {
+    let made = null;
+    return () => {
+      if (!made) {
+        made = make();
+        made.catch(() => (made = null)); // a second press tries again
+      }
+      return made;
+    };
+  };
+  const tensor = (type, values, shape) => new ort.Tensor(type, values, shape);
+
+  const load = once(async () => {
+    const [session] = await sessions("network"), { about } = Draw.files;
+    const shape = [1, about.channels, about.image_size, about.image_size];
+    const model = (label) => async (x, t) => (await session.run({
+      x: tensor("float32", x, shape), t: tensor("float32", Float32Array.of(t), [1]), y: tensor("int32", Int32Array.of(label), [1]),
+    })).eps.data;
+    return { model, about, size: shape.reduce((a, b) => a * b) };
+  });
 
   // ---- The figure.
   function paint(canvas, values, gain = 1) {
     const context = canvas.getContext("2d"), picture = context.createImageData(canvas.width, canvas.height);
-    values.forEach((v, i) => {
-      const grey = Math.round((Math.min(1, Math.max(-1, v * gain)) + 1) * 127.5);
-      picture.data.set([grey, grey, grey, 255], 4 * i);
-    });
+    const n = canvas.width * canvas.height, next = values.length > n ? n : 0; // red, green, blue one after the other, or grey
+    for (let i = 0; i < n; i++) {
+      const level = (k) => Math.round((Math.min(1, Math.max(-1, values[i + k * next] * gain)) + 1) * 127.5);
+      picture.data.set([level(0), level(1), level(2), 255], 4 * i);
+    }
     context.putImageData(picture, 0, 0);
   }
   const pause = () => new Promise((done) => setTimeout(done)); // lets the page paint, and the reader scroll
 
-  function start(root) {
+  // box: load, as above; wrong(controls), what hinders a drawing, or ""; asked(controls): name, what, steps, sampler, and model(loaded)
+  function start(root, box) {
     const form = root.querySelector("form"), find = (name) => root.querySelector(name);
     const [left, right, time, shown, said, shelf, button] = [".draw-x", ".draw-x0", ".draw-time", ".draw-t", ".draw-said", ".draw-shelf", "button"].map((n) => form.querySelector(n));
-    const { label, seed, steps, sampler } = form.elements, side = +root.dataset.side;
-    let frames = [], run = 0, drawn = "";
-    const settings = () => [label, seed, steps, sampler].map((control) => control.value).join();
+    const controls = form.elements, named = [...controls].filter((control) => control.name), { seed } = controls;
+    let frames = [], run = 0, drawn = "", loaded = null;
+    const size = left.width * left.height * box.channels;
+    const settings = () => named.map((control) => control.value).join();
 
     const show = (frame) => {
       paint(left, frame.x, frame.t ? 0.5 : 1); // x_t reaches beyond -1 and 1
@@ -123,13 +139,14 @@ const Draw = (() => {
       run++; // a run that is on its way stops
       frames = [];
       time.disabled = true;
-      show({ t: "T", x: normals(+seed.value)(side * side), x0: new Float32Array(side * side) });
+      show({ t: "T", x: normals(+seed.value)(size), x0: new Float32Array(size) });
       left.setAttribute("aria-label", `What the sampler holds: the static of seed ${+seed.value}`);
       right.setAttribute("aria-label", "The network's guess of the end: nothing yet");
     };
     const keep = (what, x) => {
       const small = document.createElement("canvas");
-      small.width = small.height = side;
+      small.width = left.width;
+      small.height = left.height;
       small.setAttribute("role", "img");
       small.setAttribute("aria-label", what);
       small.title = what;
@@ -141,24 +158,24 @@ const Draw = (() => {
     async function draw() {
       if (drawn === settings()) seed.value = (+seed.value + 1) % (+seed.max + 1); // pressed again, another picture
       fresh();
-      const mine = run, chosen = label.options[label.selectedIndex].text, n = +steps.value;
+      const mine = run, { name, what, steps, sampler, model } = box.asked(controls);
       button.textContent = "Stop";
       try {
-        if (!loading) said.textContent = `Loading the network, ${said.dataset.size} …`;
+        if (!loaded) said.textContent = `Loading the network, ${said.dataset.size} …`;
         await pause();
-        const { model, about, size } = await load();
-        const began = performance.now();
-        said.textContent = `Drawing in ${n} steps …`;
-        for await (const frame of sampleSteps(model(+label.value), about.beta, size, { steps: n, sampler: sampler.value, noise: normals(+seed.value) })) {
+        loaded = await box.load();
+        const began = performance.now(), eps = await model(loaded);
+        said.textContent = `Drawing in ${steps} steps …`;
+        for await (const frame of sampleSteps(eps, loaded.about.beta, size, { steps, sampler, noise: normals(+seed.value) })) {
           if (run !== mine) return;
           frames.push(frame);
           show(frame);
           await pause();
         }
-        const seconds = (performance.now() - began) / 1000, what = `${chosen}, seed ${+seed.value}, ${n} steps of ${sampler.value === "ddim" ? "DDIM" : "Algorithm 2"}`;
+        const seconds = (performance.now() - began) / 1000;
         said.textContent = `Drawn here, by this browser: ${what}; ${seconds.toFixed(1)} seconds. Drag t to see it form again.`;
         left.setAttribute("aria-label", `Drawn: ${what}`);
-        right.setAttribute("aria-label", `The network's last guess of it: ${chosen}`);
+        right.setAttribute("aria-label", `The network's last guess of it: ${name}`);
         Object.assign(time, { max: frames.length - 1, value: frames.length - 1, disabled: false });
         keep(what, frames[frames.length - 1].x);
         drawn = settings();
@@ -177,22 +194,38 @@ const Draw = (() => {
         fresh();
         button.textContent = "Draw";
         said.textContent = "Stopped.";
-      } else if (form.reportValidity()) draw();
+      } else if (form.reportValidity()) {
+        const wrong = box.wrong(controls);
+        wrong ? (said.textContent = wrong) : draw();
+      }
     });
     form.addEventListener("keydown", (event) => event.stopPropagation()); // the theme turns pages with the arrow keys
     time.addEventListener("input", () => show(frames[+time.value]));
-    for (const control of [label, seed, steps, sampler]) control.addEventListener("input", () => {
+    for (const control of named) control.addEventListener("input", () => {
       if (button.textContent === "Stop") button.textContent = "Draw";
       if (form.checkValidity()) fresh();
     });
     fresh();
   }
 
-  function ready() {
-    const root = document.getElementById("draw");
-    if (root && !root.querySelector("form").hidden) start(root); // the page's own line below the figure has looked whether it can
+  const garments = {
+    channels: 1,
+    load,
+    wrong: () => "",
+    asked: ({ label, seed, steps, sampler }) => {
+      const name = label.options[label.selectedIndex].text, by = sampler.value === "ddim" ? "DDIM" : "Algorithm 2";
+      const what = `${name}, seed ${+seed.value}, ${steps.value} steps of ${by}`;
+      return { name, what, steps: +steps.value, sampler: sampler.value, model: ({ model }) => model(+label.value) };
+    },
+  };
+  function ready(id, box) {
+    const look = () => {
+      const root = document.getElementById(id);
+      if (root && !root.querySelector("form").hidden) start(root, box); // the page's own line below the figure has looked whether it can
+    };
+    document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", look) : look();
   }
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", ready) : ready();
-  return { uniform, normals, respace, sampleSteps, load, files: {} };
+  ready("draw", garments);
+  return { uniform, normals, respace, sampleSteps, sessions, once, tensor, ready, load, files: {} };
 })();
 window.Draw = Draw;

@@ -96,6 +96,13 @@ class Graph:
             **attributes,
         )
 
+    def parts(self, x: str, sizes: list[int]) -> list[str]:
+        """A tensor (1, K, C), cut along its last axis."""
+        names = [f"part_{len(self.nodes)}_{i}" for i in range(len(sizes))]
+        split = self.constant(sizes, np.int64)
+        self.nodes.append(helper.make_node("Split", [x, split], names, axis=2))
+        return names
+
     def silu(self, x: str) -> str:
         return self.op("Mul", x, self.op("Sigmoid", x))
 
@@ -161,6 +168,11 @@ class Graph:
         )
         tokens = self.op("Transpose", rows, perm=[0, 2, 1])  # (1, HW, C)
         q, k, v = (self.linear(f"{name}.{part}", tokens) for part in "qkv")
+        if f"{name}.context.weight" in self.weights:  # words join the pixels
+            words = self.linear(f"{name}.context", "context")  # (1, K, 2 C)
+            first, second = self.parts(words, [channels, channels])
+            k = self.op("Concat", first, k, axis=1)
+            v = self.op("Concat", second, v, axis=1)
         scores = self.op(
             "Mul",
             self.op("MatMul", q, self.op("Transpose", k, perm=[0, 2, 1])),
@@ -179,10 +191,14 @@ class Graph:
             ),
         )
 
-    def unet(self, x: str, t: str, y: str) -> str:
-        emb = self.op(
-            "Add", self.time(t), self.op("Gather", self.weight("embed_label.weight"), y)
-        )
+    def unet(self, x: str, t: str) -> str:
+        """The U-Net; of "y", "context" and "pooled", which are its inputs' names, it is told what it has weights for."""
+        emb = self.time(t)
+        if "embed_label.weight" in self.weights:
+            label = self.op("Gather", self.weight("embed_label.weight"), "y")
+            emb = self.op("Add", emb, label)
+        if "embed_pooled.weight" in self.weights:
+            emb = self.op("Add", emb, self.linear("embed_pooled", "pooled"))
         emb, side, levels = (
             self.silu(emb),
             self.config["image_size"],
@@ -229,6 +245,41 @@ class Graph:
                 h, side = self.conv(f"up.{i}.resample.conv", twice), side * 2
         return self.conv("conv_out", self.silu(self.norm("norm_out", h, side)))
 
+    def model(
+        self, answers: dict, inputs: dict, outputs: dict, weights_sha256: str
+    ) -> onnx.ModelProto:
+        """The file. answers: outputs' names to tensors of the graph; inputs, outputs: names to shapes, or to a type and a shape."""
+        for name, tensor in answers.items():
+            self.nodes.append(helper.make_node("Identity", [tensor], [name]))
+
+        def typed(named: dict) -> list:
+            return [
+                helper.make_tensor_value_info(
+                    name, *(s if isinstance(s, tuple) else (TensorProto.FLOAT, s))
+                )
+                for name, s in named.items()
+            ]
+
+        whole = helper.make_graph(
+            self.nodes,
+            "eps_theta",
+            typed(inputs),
+            typed(outputs),
+            [
+                numpy_helper.from_array(array, name)
+                for name, array in self.constants.items()
+            ],
+        )
+        made = helper.make_model(
+            whole,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=7,
+            producer_name="ddpm_core",
+        )
+        helper.set_model_props(made, {"weights_sha256": weights_sha256})
+        onnx.checker.check_model(made, full_check=True)
+        return made
+
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -242,33 +293,13 @@ def graph(model: ddpm.UNet, weights_sha256: str) -> onnx.ModelProto:
             f"the network has classes = {c['classes']} and learn_variance = {c['learn_variance']}; the page wants classes and a fixed variance"
         )
     built = Graph({name: w.detach() for name, w in model.state_dict().items()}, c)
-    built.nodes.append(
-        helper.make_node("Identity", [built.unet("x", "t", "y")], ["eps"])
-    )
     image = [1, c["channels"], c["image_size"], c["image_size"]]
-    whole = helper.make_graph(
-        built.nodes,
-        "eps_theta",
-        [
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, image),
-            helper.make_tensor_value_info("t", TensorProto.FLOAT, [1]),
-            helper.make_tensor_value_info("y", TensorProto.INT32, [1]),
-        ],
-        [helper.make_tensor_value_info("eps", TensorProto.FLOAT, image)],
-        [
-            numpy_helper.from_array(array, name)
-            for name, array in built.constants.items()
-        ],
+    return built.model(
+        {"eps": built.unet("x", "t")},
+        {"x": image, "t": [1], "y": (TensorProto.INT32, [1])},
+        {"eps": image},
+        weights_sha256,
     )
-    made = helper.make_model(
-        whole,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=7,
-        producer_name="ddpm_core",
-    )
-    helper.set_model_props(made, {"weights_sha256": weights_sha256})
-    onnx.checker.check_model(made, full_check=True)
-    return made
 
 
 def rounded(model: ddpm.UNet) -> ddpm.UNet:

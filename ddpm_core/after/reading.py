@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..captions import GROUNDS, STYLES
+from ..captions import GROUNDS, PEOPLE_AND_SYMBOLS, STYLES
 from ..data import data_folder
 from ..runtime.files import read_embedded
 from ..runtime.store import load_network
@@ -49,11 +49,11 @@ def read_captions(captions: Sequence[str]) -> dict[str, Tensor]:
 
 
 def check_known(caption: str) -> None:
-    """Raises ValueError for words of a caption that no drawing, style or ground has.
+    """Raises ValueError for words of a caption that the decoder was never told in training.
 
     An empty caption has none, and is refused where it is read.
     """
-    known = _vocabulary()
+    known = known_words()
     unknown = [w for w in re.findall(r"\w+", caption.lower()) if w not in known]
     if unknown:
         like = difflib.get_close_matches(unknown[0], sorted(known), n=3)
@@ -65,10 +65,19 @@ def check_known(caption: str) -> None:
 
 
 @lru_cache
-def _vocabulary() -> frozenset[str]:
-    """The words of all captions; no picture is decoded."""
+def known_words() -> frozenset[str]:
+    """The words of the decoder's training captions: styles, grounds, names and keywords of things, but no withheld word.
+
+    No picture is decoded.
+    """
     known = json.loads(read_embedded(data_folder() / "emoji" / "captions.json"))
     texts = [*STYLES, *GROUNDS, "on a ground"]
-    texts += [entry["name"] for entry in known["entries"]]
-    texts += [word for base in known["bases"].values() for word in base["keywords"]]
+    for style in STYLES:
+        sheet = known["sheets"][style]
+        held = {place for places in sheet["splits"].values() for place in places}
+        for place, entry in enumerate(sheet["entries"]):
+            names = known["entries"][entry]
+            base = known["bases"][names["base"]]
+            if place not in held and base["group"] not in PEOPLE_AND_SYMBOLS:
+                texts += [names["name"], *base["keywords"]]
     return frozenset(re.findall(r"\w+", " ".join(texts).lower()))

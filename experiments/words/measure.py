@@ -90,9 +90,13 @@ class Judge:
 
     def ground(self, x: Tensor) -> Tensor:
         """The nearest of the nine grounds to the median colour of the rim."""
-        x = x.to(self.device)
-        rim = torch.cat([x[..., 0, :], x[..., -1, :], x[..., 0], x[..., -1]], dim=2)
-        return torch.cdist(rim.median(2).values, self.colours).argmin(1)
+        return torch.cdist(rim(x.to(self.device)), self.colours).argmin(1)
+
+
+def rim(x: Tensor) -> Tensor:
+    """The median colour of the outermost pixels: (B, 3, H, W) -> (B, 3)."""
+    edge = torch.cat([x[..., 0, :], x[..., -1, :], x[..., 0], x[..., -1]], dim=2)
+    return edge.median(2).values
 
 
 def held_out(
@@ -512,6 +516,34 @@ def imagined(
     return F.normalize(z, dim=1)
 
 
+def measure_box(a: argparse.Namespace) -> dict[str, Any]:
+    """What 8 bits cost the networks of the page: the same captions and the same noise, beside the stored float16."""
+    from book._tools.export_words import Told
+
+    judge, page = Judge(a.device), Told().to(a.device)
+    eye, net = trained("clip", a.device), trained("decoder", a.device)
+    data, rows = held_out(a.n, a.device)
+    facts = [data.facts[i] for i in rows.tolist()]
+    white = torch.zeros_like(rows)
+    found: dict[str, Any] = {"rows": real_rows(judge, data, rows)}
+    for s in (5.0,):  # what the page offers first
+        drawn = []
+        for name, tower, decoder in (("16", eye, net), ("8", page, page.decoder)):
+            given = captions(data, rows, white, tower)
+            model = ddpm.guided(decoder, s - 1, **given)
+            x = draw(model, (len(rows), 3, 32, 32), a.steps, 0, a.device)
+            found[f"{name} bits, s = {s:g}"] = judge(x, facts) | {
+                "kid": distance(judge, x, data, rows)
+            }
+            drawn.append(x.clamp(-1, 1))
+        apart = (drawn[0] - drawn[1]).square().flatten(1).mean(1).sqrt()
+        found[f"difference, s = {s:g}"] = {
+            "grey levels, median": 127.5 * apart.median().item(),
+            "grey levels, nine of ten below": 127.5 * apart.quantile(0.9).item(),
+        }
+    return found
+
+
 def measure_scales(a: argparse.Namespace) -> dict[str, Any]:
     """Words alone, and words with the prior's embedding, at stronger guidance of the decoder."""
     judge, eye = Judge(a.device), trained("clip", a.device)
@@ -734,6 +766,12 @@ def score64(
     return found
 
 
+def overlap(a: Tensor, b: Tensor) -> float:
+    """Intersection over union of silhouettes, (B, 1, H, W), 1 or -1; the mean over pictures."""
+    both = ((a > 0) & (b > 0)).flatten(1).sum(1)
+    return (both / ((a > 0) | (b > 0)).flatten(1).sum(1).clamp(min=1)).mean().item()
+
+
 def measure_control(a: argparse.Namespace) -> dict[str, Any]:
     """The wanted silhouette against the one drawn, with and without control."""
     from ddpm_core.after.controlnet import Control
@@ -761,12 +799,12 @@ def measure_control(a: argparse.Namespace) -> dict[str, Any]:
         held = dict(control=wanted, strength=strength)
         model = ddpm.guided(net, 2.0, null=held | free, **held, **inside)
         x = draw(model, (len(rows), 3, 32, 32), a.steps, 0, a.device)
-        got = silhouette(x, data.grounds[white]) > 0
-        want = wanted > 0
-        iou = (got & want).flatten(1).sum(1) / (got | want).flatten(1).sum(1).clamp(
-            min=1
-        )
-        found[f"strength {strength:g}"] = judge(x, facts) | {"iou": iou.mean().item()}
+        found[f"strength {strength:g}"] = judge(x, facts) | {
+            "iou": overlap(silhouette(x, data.grounds[white]), wanted),
+            "iou, the ground by the rim": overlap(
+                silhouette(x, (rim(x) + 1) / 2), wanted
+            ),
+        }
         grids.append(x[:32])
     sheet(grids, 32, a.out / "control.png")
     return found
