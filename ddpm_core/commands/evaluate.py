@@ -6,6 +6,7 @@ from pathlib import Path
 from .. import distributed
 from ..checkpoint import claim, find_checkpoint
 from ..evaluation import Samples, evaluate, table, write_json
+from .pictures import add_sampling
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -23,24 +24,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         help="data that it has not seen (default: the test split of --data)",
     )
     p.add_argument("-n", type=int, default=2000, help="number of samples")
-    p.add_argument(
-        "--steps", type=int, default=None, help="reverse steps (default: all T)"
-    )
-    p.add_argument(
-        "--sampler",
-        choices=["ddpm", "ddim", "dpm"],
-        default="ddpm",
-        help="Algorithm 2, DDIM, or DPM-Solver++ for few steps",
-    )
-    p.add_argument(
-        "--variance",
-        choices=["beta", "beta_tilde", "learned"],
-        default=None,
-        help="(default: learned if it was, else beta)",
-    )
-    p.add_argument(
-        "--guidance", type=float, default=0.0, help="exaggerate the labels by this much"
-    )
+    add_sampling(p)
     p.add_argument(
         "--features",
         choices=["auto", "fashion", "inception", "none"],

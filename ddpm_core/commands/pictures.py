@@ -1,5 +1,6 @@
 """What commands that write pictures share."""
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -9,6 +10,28 @@ from torch import Tensor
 from ..checkpoint import beside
 from ..distributed import mix
 from ..figures import image_grid
+
+
+def add_sampling(p: argparse.ArgumentParser) -> None:
+    """How pictures are drawn, as Sampling is told it."""
+    p.add_argument(
+        "--steps", type=int, default=None, help="reverse steps (default: all T)"
+    )
+    p.add_argument(
+        "--sampler",
+        choices=["ddpm", "ddim", "dpm"],
+        default="ddpm",
+        help="Algorithm 2, DDIM, or DPM-Solver++ for few steps",
+    )
+    p.add_argument(
+        "--variance",
+        choices=["beta", "beta_tilde", "learned"],
+        default=None,
+        help="(default: learned if it was, else beta)",
+    )
+    p.add_argument(
+        "--guidance", type=float, default=0.0, help="exaggerate the labels by this much"
+    )
 
 
 def check_empty(folder: Path) -> None:

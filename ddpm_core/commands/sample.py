@@ -11,7 +11,14 @@ from ..checkpoint import claim, load_checkpoint
 from ..data import to_uint8
 from ..hardware import choose_device
 from ..sampling import Sampling, sample
-from .pictures import check_empty, check_png, generators, write_each, write_grid
+from .pictures import (
+    add_sampling,
+    check_empty,
+    check_png,
+    generators,
+    write_each,
+    write_grid,
+)
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -39,21 +46,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
             "up to 16; 8 without classes)"
         ),
     )
-    p.add_argument(
-        "--steps", type=int, default=None, help="reverse steps (default: all T)"
-    )
-    p.add_argument(
-        "--sampler",
-        choices=["ddpm", "ddim", "dpm"],
-        default="ddpm",
-        help="Algorithm 2, DDIM, or DPM-Solver++ for few steps",
-    )
-    p.add_argument(
-        "--variance",
-        choices=["beta", "beta_tilde", "learned"],
-        default=None,
-        help="(default: learned if it was, else beta)",
-    )
+    add_sampling(p)
     p.add_argument(
         "--no-clip", action="store_true", help="do not clamp x0_hat to [-1, 1]"
     )
@@ -62,9 +55,6 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         nargs="+",
         default=None,
         help="class names or numbers, dealt out in turn (default: all classes)",
-    )
-    p.add_argument(
-        "--guidance", type=float, default=0.0, help="exaggerate the labels by this much"
     )
     p.add_argument(
         "--batch-size",
