@@ -155,7 +155,8 @@ def _blocks(lines: list[str], least: int = 120) -> dict[int, tuple[int, str]]:
 
 
 def stack(fig: Drawing) -> bool:
-    """Lay a figure out anew for a phone: panels below each other, long titles broken. False where it fits already, or cannot."""
+    """Lay a figure out anew for a phone: panels below each other, of four columns two side by side, of more three; long titles broken.
+    False where it fits already, or cannot."""
     from matplotlib.gridspec import GridSpec
 
     width, height = fig.get_size_inches()
@@ -166,21 +167,34 @@ def stack(fig: Drawing) -> bool:
     rows, columns = 1, 1
     if panels:
         rows, columns = panels[0].get_subplotspec().get_gridspec().get_geometry()  # type: ignore[union-attr]
-    if len(grids) > 1 or columns > 3 or (columns > 1 and len(panels) != rows * columns):
+    if len(grids) > 1 or columns > 9 or (columns > 1 and len(panels) != rows * columns):
         return False
+    per = 1 if columns <= 3 else 2 if columns == 4 else 3  # side by side
+    groups = -(-columns // per)
     tall = (height / rows) / (width / columns)
-    each = PHONE * min(max(tall, 0.62), 1.0)
+    each = PHONE / per * min(max(tall, 0.62), 1.0 if per == 1 else 1.4)
     if columns > 1:
-        grid = GridSpec(rows * columns, 1, figure=fig)
-        for i, ax in enumerate(panels):
-            ax.set_subplotspec(grid[i])
+        grid = GridSpec(rows * groups, per, figure=fig)
+        named = {ax.get_subplotspec().rowspan.start: ax for ax in panels[::-1]}  # type: ignore[union-attr]
+        for ax in panels:
+            spec = ax.get_subplotspec()
+            assert spec is not None
+            row, column = spec.rowspan.start, spec.colspan.start
+            if per == 1:
+                ax.set_subplotspec(grid[row * columns + column])
+            else:
+                group, place = divmod(column, per)
+                ax.set_subplotspec(grid[group * rows + row, place])
+                if column and not place and not ax.get_ylabel():  # its row's name
+                    first = named[row].yaxis.label
+                    ax.set_ylabel(first.get_text(), fontsize=first.get_fontsize())
             shared = ax.get_shared_y_axes().get_siblings(ax)
             if len(shared) > 1 and ax.axison:
                 ax.tick_params(labelleft=True)
             shared = ax.get_shared_x_axes().get_siblings(ax)
             if len(shared) > 1 and ax.axison:
                 ax.tick_params(labelbottom=True)
-    fig.set_size_inches(PHONE, each * rows * columns)
+    fig.set_size_inches(PHONE, each * rows * groups)
     for ax in fig.axes:
         _break_titles(ax)
     for line in (fig._suptitle,):  # type: ignore[attr-defined]

@@ -241,6 +241,45 @@ def test_pixels_of_a_drawing_where_a_widget_wants_them(plt):
     assert plt.get_fignums() == []
 
 
+@pytest.mark.parametrize("rows, columns, per", [(2, 4, 2), (1, 6, 3), (3, 2, 1)])
+def test_many_columns_are_grouped_on_a_phone(plt, rows, columns, per):
+    """Four columns become two and two, each group with the names of its rows: letters keep their size."""
+    from ddpm_core import _page
+
+    fig, axes = plt.subplots(rows, columns, figsize=(7.2, 4), squeeze=False)
+    for r, line in enumerate(axes):
+        line[0].set_ylabel(f"row {r}", fontsize=9)
+    assert _page.stack(fig)
+    groups = columns // per
+    assert fig.get_figwidth() == pytest.approx(_page.PHONE)
+    places = [
+        (
+            axes[r, c].get_subplotspec().rowspan.start,
+            axes[r, c].get_subplotspec().colspan.start,
+        )
+        for c in range(columns)
+        for r in range(rows)
+    ]
+    if per == 1:
+        assert sorted(places) == [(k, 0) for k in range(rows * columns)]
+        assert axes[0, 1].get_subplotspec().rowspan.start == 1, "as they are read"
+    else:
+        wanted = [
+            (c // per * rows + r, c % per) for c in range(columns) for r in range(rows)
+        ]
+        assert places == wanted
+        for group in range(groups):
+            label = axes[rows - 1, group * per].yaxis.label
+            assert (label.get_text(), label.get_fontsize()) == (f"row {rows - 1}", 9)
+
+
+def test_too_many_columns_stay_as_they_are(plt):
+    from ddpm_core import _page
+
+    fig, _ = plt.subplots(1, 10, figsize=(7.2, 1))
+    assert not _page.stack(fig)
+
+
 def test_a_drawing_is_vector_in_the_colours_of_the_page_and_laid_out_twice(plt):
     source = show(panels(plt), alt=NASTY, caption="c")._repr_html_()
     page = Page(source)

@@ -142,7 +142,9 @@ def cut_formulas(site: Path) -> None:
 
     def cut(found: re.Match[str]) -> str:
         source = sheet.parent / found[1]
-        (target / source.name).write_bytes(sheets.cut_font(source, points))
+        small = source.stat().st_size < 2000  # nothing to save
+        data = source.read_bytes() if small else sheets.cut_font(source, points)
+        (target / source.name).write_bytes(data)
         return f"fonts/formulas/{source.name}"
 
     text = re.sub(r"(mathjax/output/chtml/fonts/woff-v2/[\w-]+\.woff)", cut, text)
