@@ -20,6 +20,7 @@ from PIL import Image
 from test_training import files_of_at_most, resource
 
 import ddpm_core as ddpm
+from ddpm_core import after
 from ddpm_core.cli import main
 from ddpm_core.streams import load_stream
 
@@ -67,6 +68,33 @@ def stopped(*arguments):
 FULL = pytest.mark.skipif(
     resource is None, reason="this system cannot limit the size of files"
 )
+
+
+HALF, PAIR = torch.arange(8) < 4, torch.ones(1, 2)
+
+
+def paints(known=X, mask=HALF, *args, model=NET, **kwargs):
+    return lambda: list(after.inpaint_steps(model, SHORT, known, mask, *args, **kwargs))
+
+
+def measures(A=PAIR, y=X[:, 0, 0, :1], var=0.1, spread=1.0):
+    points = torch.zeros(3, 2)
+    return lambda: after.observation_gradient(lambda x, t: x, SHORT, A, y, var, spread)(
+        points, 3
+    )
+
+
+def judges(*shape: int, labels=LABELS):
+    answer = lambda x, t: torch.zeros(shape) + 0 * x.sum()
+    return lambda: after.classifier_gradient(answer, labels)(X, LABELS + 1)
+
+
+def flows(*args, model=NET, x=X):
+    return lambda: list(after.flow(model, SHORT, x, *args))
+
+
+def walks(**kwargs):
+    return lambda: list(after.annealed_langevin(NET, SHORT, X.shape, **kwargs))
 
 
 def samples(*args, model=NET, shape=(3, 1, 8, 8), **kwargs):
@@ -1019,6 +1047,268 @@ TABLE = [
         ValueError,
         "x contains NaN; wanted floats in [-1, 1]",
     ),
+    # scores, time, flows
+    (lambda: after.alpha_bar_at(SHORT, 20.5), ValueError, "wanted real times in 0..20"),
+    (lambda: after.alpha_bar_at(SHORT, float("nan")), ValueError, "u runs from nan"),
+    (lambda: after.time_of(SHORT, 1e9), ValueError, "this schedule has 0 to 5.6"),
+    (lambda: after.time_of(SHORT, -0.1), ValueError, "sigma runs from -0.1"),
+    (
+        lambda: after.reverse_sde_step(NET, SHORT, X, 5, -1, 1.0, X),
+        ValueError,
+        "a step from u = 5 by du = -1; wanted 0 <= u - du < u <= 20",
+    ),
+    (
+        lambda: after.reverse_sde_step(NET, SHORT, X, 5, 6, 1.0, X),
+        ValueError,
+        "a step from u = 5 by du = 6",
+    ),
+    (
+        lambda: after.reverse_sde_step(NET, SHORT, X, 5, 1, -1.0, X),
+        ValueError,
+        "lam = -1.0; wanted a number >= 0",
+    ),
+    (
+        lambda: after.reverse_sde_step(NET, SHORT, X, 5, 1, 1.0, X[:2]),
+        ValueError,
+        "z has shape (2, 1, 8, 8)",
+    ),
+    (
+        flows(0, 20),
+        ValueError,
+        "a flow from t = 0 to t = 20; wanted two different times in 1..20",
+    ),
+    (flows(5, 5), ValueError, "a flow from t = 5 to t = 5"),
+    (flows(1, 21), ValueError, "to t = 21"),
+    (flows(1, 20, 0), ValueError, "steps = 0; wanted a whole number"),
+    (flows(1, 20, 2.5), ValueError, "steps = 2.5"),
+    (flows(1, 20, x=U8), TypeError, "x has dtype torch.uint8; wanted floats"),
+    (flows(1, 20, 1, model=None), TypeError, "model is a NoneType"),
+    (
+        flows(1, 20, 1, model=lambda x, t: x[:1]),
+        ValueError,
+        "the model returned shape (1, 1, 8, 8)",
+    ),
+    (
+        lambda: after.flow_log_density(NET, SHORT, X, 20),
+        ValueError,
+        "t = 20; wanted 1 <= t < 20",
+    ),
+    (lambda: after.flow_log_density(NET, SHORT, X, 0.5), ValueError, "t = 0.5"),
+    (
+        lambda: after.flow_log_density(NET, SHORT, X, 1, 2, X + 2),
+        ValueError,
+        "the probe's entries have mean square 4; wanted E v v^T = I",
+    ),
+    (
+        lambda: after.flow_bits_per_dim(NET, SHORT, X + 0.1234),
+        ValueError,
+        "x0 has values off the 8-bit grid",
+    ),
+    (
+        lambda: after.flow_bits_per_dim(NET, SHORT, BLACK, probe=X),
+        ValueError,
+        "the probe's entries have mean square 0",
+    ),
+    (
+        lambda: after.divergence(lambda x: x, X, X[:2] + 1),
+        ValueError,
+        "the probe has shape (2, 1, 8, 8); wanted that of x",
+    ),
+    (
+        lambda: after.divergence(lambda x: x[..., :4], X),
+        ValueError,
+        "the field returned shape (3, 1, 8, 4)",
+    ),
+    (
+        lambda: after.langevin_step(X, X, 0.0, X),
+        ValueError,
+        "delta = 0.0; wanted a step > 0",
+    ),
+    (lambda: after.langevin_step(X, X[:1], 0.1, X), ValueError, "wanted one shape"),
+    (
+        lambda: after.sliced_score_loss(lambda x: x, X, X[:1]),
+        ValueError,
+        "v has shape (1, 1, 8, 8); wanted that of x",
+    ),
+    (
+        lambda: after.sliced_score_loss(lambda x: x, X, X + 9, True),
+        ValueError,
+        "mean square 81; wanted E v v^T = I",
+    ),
+    (
+        walks(levels=99),
+        ValueError,
+        "steps = 99; wanted a whole number from 1 to T = 20",
+    ),
+    (walks(levels=5, each=0), ValueError, "each = 0"),
+    (walks(levels=5, step=0.0), ValueError, "step = 0.0; wanted"),
+    (lambda: after.ddim_invert(NET, SHORT, X, 0), ValueError, "steps = 0"),
+    (lambda: after.ddim_invert(NET, SHORT, X, 5, -1), ValueError, "iterations = -1"),
+    # guidance
+    (lambda: after.guided(None, LABELS, None, 2.0), TypeError, "model is a NoneType"),
+    (
+        lambda: after.guided(NET, SHORT, "left"),
+        TypeError,
+        "guided(model, Schedule, str); wanted",
+    ),
+    (lambda: after.guided(NET, LABELS, None, "much"), TypeError, "with a number s"),
+    (
+        lambda: after.guided(NET, LABELS, None, float("nan")),
+        ValueError,
+        "s = nan; wanted",
+    ),
+    (
+        lambda: after.guided(NET, SHORT, lambda x, t: x[:1])(X, 3),
+        ValueError,
+        "the gradient has shape (1, 1, 8, 8) for x_t of shape (3, 1, 8, 8)",
+    ),
+    (judges(3), ValueError, "the classifier answered shape (3,) for 3 pictures"),
+    (judges(2, 10), ValueError, "answered shape (2, 10) for 3 pictures; wanted logits"),
+    (judges(3, 2), ValueError, "3 labels from 0 to 2 for 3 pictures and 2 classes"),
+    (
+        judges(3, 10, labels=LABELS[:2]),
+        ValueError,
+        "2 labels from 0 to 1 for 3 pictures",
+    ),
+    (
+        judges(3, 10, labels=LABELS / 1),
+        ValueError,
+        "dtype torch.float32; wanted a LongTensor",
+    ),
+    (
+        lambda: after.classifier_gradient(lambda x, t: torch.zeros(3, 10), LABELS)(
+            X, LABELS + 1
+        ),
+        ValueError,
+        "the classifier's answer does not depend on x_t",
+    ),
+    (
+        measures(A=torch.ones(1, 3)),
+        ValueError,
+        "for 3 pictures of 2 numbers; wanted A (M, 2)",
+    ),
+    (measures(A=torch.ones(2)), ValueError, "A has shape (2,) and y (3, 1)"),
+    (
+        measures(y=torch.zeros(2, 1)),
+        ValueError,
+        "A is (1, 2) and y (2, 1) for 3 pictures",
+    ),
+    (measures(var=0.0, spread=0.0), ValueError, "var_y = 0.0 with spread = 0.0"),
+    (measures(var=-1.0), ValueError, "var_y = -1.0"),
+    (measures(spread=-1.0), ValueError, "spread = -1.0; wanted a variance"),
+    (measures(spread="exactly"), ValueError, "spread = 'exactly'; wanted \"exact\""),
+    (
+        lambda: after.gaussian_spread(SHORT, -1.0),
+        ValueError,
+        "var = -1.0; wanted the data's variance",
+    ),
+    (
+        lambda: after.NoisyClassifier()(U8, 3),
+        TypeError,
+        "x_t is torch.uint8; wanted floats (B, 1, H, W)",
+    ),
+    (
+        lambda: after.NoisyClassifier()(RGBA / 1, 3),
+        ValueError,
+        "x_t has shape (3, 4, 8, 8)",
+    ),
+    (
+        lambda: after.NoisyClassifier(classes=0),
+        ValueError,
+        "classes = 0; wanted a whole number",
+    ),
+    (
+        lambda: after.fashion_noisy_classifier("other"),
+        FileNotFoundError,
+        "other/classifier.json is missing; take another copy",
+    ),
+    # known pixels
+    (paints(mask=X[0, 0, 0] == 0), ValueError, "the mask marks everything as known"),
+    (paints(mask=X[0, 0, 0] > 0), ValueError, "the mask marks nothing as known"),
+    (paints(mask=X), TypeError, "mask is torch.float32; wanted bool"),
+    (
+        paints(mask=torch.arange(7) < 3),
+        ValueError,
+        "mask has shape (7,) for known of shape",
+    ),
+    (paints(U8), TypeError, "known is torch.uint8; wanted floats"),
+    (paints(NAN), ValueError, "known contains NaN inside the mask"),
+    (paints(variance="learned"), ValueError, "variance = 'learned'; wanted \"beta\""),
+    (paints(resample=0), ValueError, "resample = 0; wanted a whole number"),
+    (paints(resample=2, jump=25), ValueError, "jump = 25 with 20 steps; wanted"),
+    (paints(x_T=X[:2]), ValueError, "x_T has shape (2, 1, 8, 8); wanted (3, 1, 8, 8)"),
+    (paints(steps=0), ValueError, "steps = 0"),
+    (
+        paints(basis=after.grey_basis()),
+        ValueError,
+        "coefficients have 1 channels; wanted 3",
+    ),
+    (
+        lambda: after.Basis(torch.ones(2, 3)),
+        ValueError,
+        "is (2, 3); wanted a square one",
+    ),
+    (lambda: after.Basis(torch.ones(2, 2)), ValueError, "the rows are not orthonormal"),
+    (
+        lambda: after.Basis(torch.eye(3), block=2),
+        ValueError,
+        "for blocks of 2 x 2 pixels; wanted 4 rows",
+    ),
+    (
+        lambda: after.Basis(torch.eye(4), block=0),
+        ValueError,
+        "block = 0; wanted a whole number",
+    ),
+    (lambda: after.grey_basis((0.0, 0.0)), ValueError, "that are not all 0"),
+    (lambda: after.grey_basis("rgb"), TypeError, "weights = 'rgb'; wanted numbers"),
+    (
+        lambda: after.grey_basis().split(X),
+        ValueError,
+        "pictures have 1 channels; this basis mixes 3",
+    ),
+    (
+        lambda: after.haar_basis().split(X[..., :7]),
+        ValueError,
+        "8 x 7 pixels do not fall into blocks of 2 x 2",
+    ),
+    (lambda: after.haar_basis().join(X), ValueError, "wanted a multiple of 4"),
+    # cascades
+    (
+        lambda: after.noised(SHORT, X, 21, X),
+        ValueError,
+        "t = 21; wanted the paper's time, 0..20",
+    ),
+    (
+        lambda: after.noised(SHORT, X, 3, X[:1]),
+        ValueError,
+        "eps has shape (1, 1, 8, 8)",
+    ),
+    (
+        lambda: after.noise_condition(SHORT, X, 3, X, 12),
+        ValueError,
+        "beside 12 x 12 pixels; wanted a square whose side divides 12",
+    ),
+    (
+        lambda: after.shrink(X[..., :7]),
+        ValueError,
+        "8 x 7 pixels do not fall into blocks",
+    ),
+    (
+        lambda: after.with_condition(NET, 0),
+        ValueError,
+        "condition = 0; wanted a whole number",
+    ),
+    (
+        lambda: after.with_condition(after.with_condition(NET, 1), 1),
+        ValueError,
+        "this UNet has a condition of 1 channels already",
+    ),
+    (
+        lambda: after.enlarger(after.with_condition(NET, 2), X)(X, 3),
+        ValueError,
+        "condition has shape (3, 1, 8, 8); wanted (3, 2, 8, 8)",
+    ),
+    (lambda: after.dynamic_threshold(X, 1.5), ValueError, "quantile = 1.5; wanted"),
 ]
 
 

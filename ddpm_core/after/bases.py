@@ -27,6 +27,14 @@ class Basis:
         m = self.matrix
         if m.ndim != 2 or m.shape[0] != m.shape[1]:
             raise ValueError(f"the matrix is {tuple(m.shape)}; wanted a square one")
+        if (
+            isinstance(self.block, bool)
+            or not isinstance(self.block, int)
+            or self.block < 1
+        ):
+            raise ValueError(
+                f"block = {self.block!r}; wanted a whole number, at least 1"
+            )
         if self.block > 1 and len(m) != self.block**2:
             raise ValueError(
                 f"the matrix is {tuple(m.shape)} for blocks of {self.block} x {self.block} pixels; "
@@ -59,7 +67,11 @@ class Basis:
 
     def join(self, coefficients: Tensor) -> Tensor:
         """Coefficients -> pictures, the inverse of `split`: the transposed matrix."""
-        m = self.matrix.to(coefficients)
+        m, K = self.matrix.to(coefficients), coefficients.shape[1]
+        if K != len(m) if self.block == 1 else K % len(m):
+            raise ValueError(
+                f"coefficients have {K} channels; wanted {'' if self.block == 1 else 'a multiple of '}{len(m)}, as split() returns them"
+            )
         if self.block == 1:
             return torch.einsum("kc,bkhw->bchw", m, coefficients)
         parts = coefficients.unflatten(1, (len(m), -1))
@@ -75,6 +87,8 @@ def grey_basis(weights: Sequence[float] = (1.0, 1.0, 1.0)) -> Basis:
     weights  of the grey, such as (0.299, 0.587, 0.114); the other vectors are any orthonormal complement, since none is better
     Raises ValueError for fewer than two weights, and for zeros only.
     """
+    if isinstance(weights, str):
+        raise TypeError(f"weights = {weights!r}; wanted numbers")
     w = torch.as_tensor(weights, dtype=torch.float64)
     if w.ndim != 1 or len(w) < 2 or not bool(w.isfinite().all()) or not float(w.norm()):
         raise ValueError(

@@ -87,6 +87,10 @@ def with_condition(unet: UNet, condition: int) -> UNet:
         raise ValueError(
             f"this UNet has a condition of {unet.config['condition']} channels already; wanted one without"
         )
+    if isinstance(condition, bool) or not isinstance(condition, int) or condition < 1:
+        raise ValueError(
+            f"condition = {condition!r}; wanted a whole number, at least 1"
+        )
     config: dict[str, Any] = {**unet.config, "condition": condition}
     wider = UNet(**config).to(unet.conv_in.weight.dtype)
     weights = unet.state_dict()

@@ -34,6 +34,11 @@ class NoisyClassifier(nn.Module):
     def __init__(self, channels: int = 1, classes: int = 10, width: int = 32) -> None:
         super().__init__()
         self.config = dict(channels=channels, classes=classes, width=width)
+        for name, value in self.config.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{name} = {value!r}; wanted a whole number, at least 1"
+                )
         widths = [channels, width, 2 * width, 2 * width, 2 * width]
         self.embed_time = TimeEmbedding(width // 2)  # (B, 2 * width)
         self.convs = nn.ModuleList(

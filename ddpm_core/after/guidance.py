@@ -6,6 +6,7 @@ turns the sum into `guided`. Where the gradient comes from: a classifier that kn
 was measured of the picture (`observation_gradient`).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,11 +31,18 @@ def guided(model: Model, *how: Any) -> Model:
                                         s = 0 leaves the condition out, s = 1 obeys it, s > 1 exaggerates
 
     -> callable (x_t, t) -> eps_hat, like x_t
-    Raises TypeError for anything else, and, when it is asked, ValueError for a gradient or an answer of another shape than x_t.
+    Raises TypeError for anything else, ValueError for an s that is not finite, and, when it is asked, ValueError for a gradient or an
+    answer of another shape than x_t.
     """
+    if not callable(model):
+        raise TypeError(
+            f"model is a {type(model).__name__}; wanted a callable model(x_t, t, ...) -> eps_hat, such as UNet(...)"
+        )
     if len(how) == 2 and isinstance(how[0], Schedule) and callable(how[1]):
         return _by_gradient(model, *how)
     if len(how) == 3 and isinstance(how[2], (int, float)):
+        if not math.isfinite(how[2]):
+            raise ValueError(f"s = {how[2]}; wanted a finite number")
         return _without_classifier(model, *how)
     raise TypeError(
         f"guided(model, {', '.join(type(part).__name__ for part in how)}); wanted guided(model, schedule, gradient) "
@@ -109,6 +117,11 @@ def classifier_gradient(
                     f"{len(labels)} labels from {int(labels.min())} to {int(labels.max())} for {len(x_t)} pictures and "
                     f"{logits.shape[1]} classes; wanted one for each picture, 0..{logits.shape[1] - 1}"
                 )
+            if not logits.requires_grad:
+                raise ValueError(
+                    "the classifier's answer does not depend on x_t, or was computed without gradients; wanted one that torch can "
+                    "derive: no torch.no_grad() and no .detach() within it"
+                )
             chosen = logits.log_softmax(1).gather(1, labels.to(x_t.device)[:, None])
             (slope,) = torch.autograd.grad(chosen.sum(), x)
         return scale * slope
@@ -120,7 +133,10 @@ def gaussian_spread(schedule: Schedule, var: float = 1.0) -> Callable[[int], flo
     """r_t^2 = Var[x_0 | x_t] of Gaussian data with variance `var`: (1 - alpha_bar_t) var / (alpha_bar_t var + 1 - alpha_bar_t).
 
     For `observation_gradient`. With var = 1 it is 1 - alpha_bar_t (Song et al. 2023, Pseudoinverse-guided diffusion, PiGDM).
+    Raises ValueError for a var that is not positive.
     """
+    if not 0 < var < math.inf:
+        raise ValueError(f"var = {var}; wanted the data's variance, above 0")
     noise = 1 - schedule.alpha_bar
     table = noise * var / (schedule.alpha_bar * var + noise)
     return lambda t: float(table[t])
@@ -147,7 +163,9 @@ def observation_gradient(
         raise ValueError(
             f'spread = {spread!r}; wanted "exact", a function t -> r_t^2, or a number'
         )
-    if var_y < 0 or (var_y == 0 and spread == 0):
+    if isinstance(spread, (int, float)) and not 0 <= spread < math.inf:
+        raise ValueError(f"spread = {spread}; wanted a variance r_t^2, at least 0")
+    if not var_y >= 0 or (var_y == 0 and spread == 0):
         raise ValueError(
             f"var_y = {var_y} with spread = {spread}; wanted a variance above 0 where nothing else is uncertain"
         )

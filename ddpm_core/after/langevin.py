@@ -41,7 +41,7 @@ def langevin_step(x: Tensor, score: Tensor, delta: float, z: Tensor) -> Tensor:
 def sliced_score_loss(
     score: Score, x: Tensor, v: Tensor, reduce_variance: bool = False
 ) -> Tensor:
-    """v^T grad_s v + (v^T s)^2 / 2, or with reduce_variance v^T grad_s v + ||s||^2 / 2. (Song et al. 2019, Eqs. (8) and (9))
+    """v^T grad_s v + (v^T s)^2 / 2, or with reduce_variance v^T grad_s v + ||s||^2 / 2. (Song et al. 2019, sliced score matching: SSM, SSM-VR)
 
     score  callable (B, ...) -> (B, ...), each row of its own      x  (B, ...) float, data      v  like x, random
     -> (B,), with a gradient. If E v v^T = I, twice its mean over x and v is J = E || s - grad log q ||^2 less a constant. For the
