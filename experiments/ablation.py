@@ -2,6 +2,7 @@
 
     python -m experiments.ablation                                      all rows, three seeds: about an hour on one core; started again, it goes on
     python -m experiments.ablation --rows eps-simple mu-bound --seeds 0   some of them
+    python -m experiments.ablation --steps 1500 --go-on    the runs that ablation.json holds are taken from there; what it lacks is trained
 
 The images are Fashion-MNIST's with each 2 x 2 pixels averaged, 14 x 14, without labels, and the chain has T = 100 steps whose betas are
 ten times the paper's, so that x_T is noise as well; so a run takes minutes, and samples are drawn with all steps. A run is a folder
@@ -13,11 +14,14 @@ On a GPU, with the paper's data, network and length (the rows, seeds and budget 
 
 import argparse
 import json
+import shlex
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import ddpm_core as ddpm
 from ddpm_core.checkpoint import save_checkpoint
@@ -27,7 +31,7 @@ from ddpm_core.metrics import frechet_distance
 from ddpm_core.objectives import choose_objective
 from ddpm_core.reverse import as_eps_model
 from ddpm_core.training import mix, read_log
-from experiments.results import ROOT, digits, keep, made_by
+from experiments.results import RESULTS, ROOT, digits, keep, made_by
 
 ROWS = {  # name -> prediction, objective, variance; in the order of the paper's table, then the one that it only mentions
     "mu-bound-learned": ("mu", "bound", "learned"),
@@ -162,6 +166,47 @@ def measure(
     }
 
 
+def take_stored(
+    out: Path, settings: dict, results: Path = RESULTS
+) -> list[tuple[str, int]]:
+    """Lay the runs of ablation.json below out as if they had been made there, and say which; folders of runs are not in the history.
+
+    Only runs with the same settings can stand in one table with those that are still to come.
+    """
+    stored = json.loads((results / "ablation.json").read_text())
+    other = {
+        name: (stored["settings"].get(name), value)
+        for name, value in settings.items()
+        if stored["settings"].get(name) != value
+    }
+    if other:
+        raise SystemExit(
+            "--go-on: ablation.json holds runs with other settings, "
+            + ", ".join(
+                f"{name} {was}, not {now}" for name, (was, now) in other.items()
+            )
+            + "; give the same ones, or leave --go-on out to make every run anew"
+        )
+    sheet = np.array(Image.open(results / "ablation.png").convert("L"))
+    side = sheet.shape[1] // stored["columns"]
+    drawn = torch.from_numpy(sheet).reshape(-1, side, stored["columns"], side)
+    shown = min(run["seed"] for run in stored["runs"])
+    taken = []
+    for run in stored["runs"]:
+        folder = out / f"{run['row']}-{run['seed']}"
+        if (folder / "result.json").exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        if run["seed"] == shown:
+            strip = drawn[list(stored["rows"]).index(run["row"])]
+            torch.save(
+                strip.transpose(0, 1).unsqueeze(1).contiguous(), folder / "samples.pt"
+            )
+        (folder / "result.json").write_text(json.dumps(run))
+        taken.append((run["row"], run["seed"]))
+    return taken
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -188,7 +233,20 @@ def main() -> None:
         "--features", choices=["fashion", "inception"], default="fashion"
     )
     parser.add_argument("--out", default="runs/ablation")
+    parser.add_argument(
+        "--go-on",
+        action="store_true",
+        help="take the runs that data/results/ablation.json holds from there",
+    )
     o = parser.parse_args()
+    settings = {
+        name: value
+        for name, value in vars(o).items()
+        if name not in ("rows", "seeds", "out", "go_on")
+    }
+    if o.go_on:
+        for row, seed in take_stored(Path(o.out), settings):
+            print(f"{row}, seed {seed}: as stored", flush=True)
 
     train, test = (ddpm.load_images(o.data, split)[0] for split in ("train", "test"))
     if not o.paper:
@@ -232,15 +290,14 @@ def main() -> None:
                     else torch.zeros(SHOWN, *train.shape[1:], dtype=torch.uint8)
                 )
     first = ROOT / "data" / "checkpoints" / "ablation" / o.rows[0]
-    settings = {
-        name: value
-        for name, value in vars(o).items()
-        if name not in ("rows", "seeds", "out")
-    }
+    made = made_by(ddpm.load_checkpoint(first), o.seeds[0])
+    # the command that makes all of it: --go-on would only read what it wrote
+    words = [word for word in shlex.split(made["command"]) if word != "--go-on"]
     keep(
         "ablation",
-        made_by(ddpm.load_checkpoint(first), o.seeds[0])
+        made
         | {
+            "command": shlex.join(words),
             "settings": settings,
             "floor": floor,
             "rows": {row: ROWS[row] for row in o.rows},

@@ -10,6 +10,7 @@ from laboratory import SHORT, generator, randomise, small_unet
 from PIL import Image
 
 import ddpm_core as ddpm
+from ddpm_core.figures import image_grid
 from experiments import ablation, paper_figures
 
 
@@ -181,3 +182,25 @@ def test_a_row_of_table_2(row, tmp_path):
         ],
     )
     assert result["bits"] == pytest.approx(bound.total.mean().item(), rel=1e-4)
+
+
+def test_the_ablation_goes_on_from_what_is_stored(tmp_path):
+    stored = json.loads((ablation.RESULTS / "ablation.json").read_text())
+    runs = stored["runs"]
+    first = tmp_path / "eps-simple-0"
+    first.mkdir()
+    (first / "result.json").write_text('{"row": "eps-simple"}')  # made here: kept
+    taken = ablation.take_stored(tmp_path, stored["settings"])
+    assert len(taken) == len(runs) - 1 and ("eps-simple", 0) not in taken
+    assert (first / "result.json").read_text() == '{"row": "eps-simple"}'
+    for run in runs:
+        made = tmp_path / f"{run['row']}-{run['seed']}"
+        assert made == first or json.loads((made / "result.json").read_text()) == run
+    sheet = np.array(Image.open(ablation.RESULTS / "ablation.png").convert("L"))
+    rows = [row for row in stored["rows"] if row != "eps-simple"]
+    for row in rows:
+        drawn = torch.load(tmp_path / f"{row}-0" / "samples.pt", weights_only=True)
+        k = list(stored["rows"]).index(row)
+        assert (image_grid(drawn, 10, gap=0) == sheet[14 * k : 14 * k + 14]).all()
+    with pytest.raises(SystemExit, match=r"steps 1500, not 900; give the same"):
+        ablation.take_stored(tmp_path, {**stored["settings"], "steps": 900})
