@@ -140,7 +140,11 @@ def test_the_button_says_what_it_loads():
 def test_nothing_of_it_is_loaded_before():
     """Only the pages that draw have the sampler's script, and no page has a network."""
     having = [page for page in SITE.rglob("*.html") if "draw.js" in page.read_text()]
-    assert sorted(page.name for page in having) == ["draw.html", "words.html"]
+    assert sorted(page.name for page in having) == [
+        "22_playgrounds.html",
+        "draw.html",
+        "words.html",
+    ]
     assert not [
         page
         for page in SITE.rglob("*.html")
@@ -173,8 +177,12 @@ def page(browser, tmp_path):
 
 RUN = """(async () => {
     const drawn = [], given = Draw.normals(SEED), noise = n => { const z = given(n); drawn.push([...z]); return z };
-    const frames = []; for await (const f of Draw.sampleSteps(MODEL, BETA, SIZE, { steps: STEPS, sampler: 'SAMPLER', noise })) frames.push([f.t, [...f.x], [...f.x0]]);
+    const frames = []; for await (const f of Draw.sampleSteps(MODEL, BETA, SIZE, { steps: STEPS, sampler: 'SAMPLER', variance: 'VARIANCE', noise })) frames.push([f.t, [...f.x], [...f.x0]]);
     return { drawn, frames: frames.length > 200 ? frames.filter((_, i) => i % 50 === 0 || i === frames.length - 1) : frames, n: frames.length } })()"""
+
+
+def variance_of(sampler: str) -> str:
+    return "beta_tilde" if sampler == "narrow" else "beta"
 
 
 def in_page(
@@ -186,7 +194,8 @@ def in_page(
         "BETA": json.dumps([float(b) for b in beta]),
         "SIZE": size,
         "STEPS": steps,
-        "SAMPLER": sampler,
+        "SAMPLER": "ddim" if sampler == "ddim" else "ddpm",
+        "VARIANCE": variance_of(sampler),
     }
     return browser.js(re.sub("|".join(words), lambda found: str(words[found[0]]), RUN))
 
@@ -202,7 +211,15 @@ def in_torch(
         lambda *_: torch.tensor(next(drawn)).reshape(shape),
     )
     frames = list(
-        ddpm.sample_steps(model, schedule, shape, steps=steps, sampler=sampler, **more)
+        ddpm.sample_steps(
+            model,
+            schedule,
+            shape,
+            steps=steps,
+            sampler="ddim" if sampler == "ddim" else "ddpm",
+            variance=variance_of(sampler),
+            **more,
+        )
     )
     assert next(drawn, None) is None, "the page has drawn noise that ddpm_core does not"
     return frames
@@ -227,7 +244,7 @@ def test_every_number_of_steps_visits_the_same_times(page):
 
 @in_a_browser
 @pytest.mark.parametrize("steps", [1, 7, 1000])
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "narrow"])
 def test_the_loop_against_ddpm_core(page, sampler, steps, monkeypatch):
     """A stand-in for the network, bounded and smooth. Float32 is rounded after other operations: 1e-7 a step, a thousand steps."""
     schedule = ddpm.linear_schedule()
@@ -344,6 +361,20 @@ def test_a_reader_presses_draw(browser):
     )
     assert 100 < bright < 500, "a boot covers a part of its picture"
     assert not browser.complaints
+
+
+@built
+@in_a_browser
+def test_draw_pressed_twice_draws_two_pictures(browser):
+    browser.look(360, dark=False)
+    browser.open((SITE / "book/draw.html").as_uri())
+    assert "seed 1, 10 steps" in browser.js(PRESS)
+    browser.js("document.querySelector('.draw-said').textContent = ''")
+    assert "seed 2, 10 steps" in browser.js(PRESS)
+    drawn = browser.js(
+        "[...document.querySelectorAll('.draw-shelf canvas')].map(c => c.toDataURL())"
+    )
+    assert len(drawn) == len(set(drawn)) == 2
 
 
 @built

@@ -42,7 +42,7 @@ const Draw = (() => {
 
   // Yields {t, x, x0}: x_t and x0_hat from t = T down, and at last t = 0, x_0 twice.
   //   model  async (x, t) -> eps      beta  beta_1..beta_T      noise  n -> n standard normal numbers, for x_T and every z
-  async function* sampleSteps(model, beta, size, { steps, sampler, noise }) {
+  async function* sampleSteps(model, beta, size, { steps, sampler, noise, variance = "beta" }) {
     const { times, alphaBar } = respace(beta, steps);
     let x = noise(size);
     for (let i = steps; i > 0; i--) {
@@ -55,7 +55,8 @@ const Draw = (() => {
         x = x.map((v, k) => Math.sqrt(before) * x0[k] + onward * (v - Math.sqrt(now) * x0[k]));
       } else {
         const ofX0 = (Math.sqrt(before) * (1 - alpha)) / (1 - now), ofX = (Math.sqrt(alpha) * (1 - before)) / (1 - now); // (7)
-        const z = i > 1 ? noise(size) : null, sigma = Math.sqrt(1 - alpha); // sigma_t^2 = beta_t, and no noise in the last step
+        const narrow = variance === "beta_tilde" ? (1 - before) / (1 - now) : 1;
+        const z = i > 1 ? noise(size) : null, sigma = Math.sqrt(narrow * (1 - alpha)); // sigma_t^2 = beta_t, or beta_tilde_t; no noise in the last step
         x = x.map((v, k) => ofX0 * x0[k] + ofX * v + (z ? sigma * z[k] : 0));
       }
     }
@@ -226,6 +227,6 @@ const Draw = (() => {
     document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", look) : look();
   }
   ready("draw", garments);
-  return { uniform, normals, respace, sampleSteps, sessions, once, tensor, ready, load, files: {} };
+  return { uniform, normals, respace, sampleSteps, sessions, once, tensor, paint, pause, ready, load, files: {} };
 })();
 window.Draw = Draw;
