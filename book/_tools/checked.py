@@ -1,0 +1,166 @@
+"""Write book/checked.md, "How the checks were checked", from data/results/mutants.json.
+
+    python -m book._tools.mutants --page
+
+Has no figure of its own. A chapter whose code has changed since is marked.
+"""
+
+import re
+
+from book._tools.index_pages import chapter
+from book._tools.mutants import NOTICED, Chapter, current, load
+from book._tools.notebooks import BOOK
+
+PAGE = BOOK / "checked.md"
+STALE = "\\*"
+HEAD = """\
+# How the checks were checked
+
+<!-- Written by book/_tools/checked.py from data/results/mutants.json. -->
+
+"""
+WHAT = """\
+## What a check is
+
+A check compares two ways to the same number and fails when they differ: two computations
+(`check`), a formula and zero (`check_zero`), an average and what is expected of it
+(`check_mc`). A plain `assert` counts as a check, too. A `check_seen` does not. It holds a
+misprint beside the right formula, and fails only where the two are the same.
+
+A check can be worth nothing. It may compare a thing with itself. Its tolerance may be too
+wide. It may compare two numbers that were both read from a file. All of these pass, and
+look like the others. To see a check fail is the only proof that it can.
+
+## How mistakes were planted
+
+A program edits one line, in memory, and runs the chapter. The edit is a small mistake, as
+somebody makes it who types a formula: plus for minus, times for divided by, a root or a
+logarithm left out, $t-1$ for $t$, $\\alpha_t$ for $\\bar\\alpha_t$, a sum for a mean,
+$x_t$ for $x_0$ in a list of arguments, 3 for 2, `<` for `<=`. It goes into the functions
+of `ddpm_core` that the chapter runs, and into the chapter's own cells. Captions, figures
+and what a check is given are left alone.
+
+A mistake is *noticed* if a check fails, if a cell stops with an error, or if it does not
+end. It has *no effect* if no number changes that is checked, printed or drawn: a guard
+against bad input, say, that never meets any. It is *missed* if numbers change and
+everything holds.
+
+"""
+LIMITS = """\
+## What this does not show
+
+- **A mistake may be right.** The sign of the noise may be turned over, since a normal
+  number and its negative are as likely. No check of an average can notice it, nor should
+  one.
+- **The kinds of mistakes are ours.** A wrong idea is not among them. Numbers in stored
+  results are not changed, so a check of stored numbers alone is never seen to fail.
+- **Not all were tried.** Time is short: the table says how many of those that could be
+  planted. Two of three are aimed at a check that has not failed yet, so the share that was
+  noticed is not that of mistakes drawn blindly.
+- **An error is not a check.** A mistake that stops a cell is easy to notice, and says
+  little about the checks. It is counted, and the table says how often.
+- **Noticed is not understood.** A check that fails says that something is wrong, not what.
+
+## Do it again
+
+```
+make mutants                                         # all chapters, two minutes each
+python -m book._tools.mutants posterior --budget 600 # one of them, for longer
+```
+
+Both go on where the last run stopped. A chapter begins anew when its code, or a module
+that it runs, has changed. Each mistake, and what became of it, is a line of
+`data/results/mutants.json`.
+"""
+# Chapter, place, line before, line after, what it shows. Only those are printed that the
+# results say were missed.
+TEACHES: tuple[tuple[str, str, str, str, str], ...] = ()
+
+
+def share(part: int, whole: int) -> str:
+    return f"{part} of {whole}" + (f" ({100 * part / whole:.0f}%)" if whole else "")
+
+
+def seen(one: Chapter) -> int:
+    return sum(check.seen is not None for check in one.must_hold())
+
+
+def opening(chapters: dict[str, Chapter]) -> str:
+    total = lambda count: sum(map(count, chapters.values()))
+    checks, failed = total(lambda one: len(one.must_hold())), total(seen)
+    tried = total(lambda one: len(one.mistakes))
+    possible = total(lambda one: one.possible)
+    noticed = total(lambda one: one.count(*NOTICED))
+    missed = total(lambda one: one.count("within", "shown"))
+    return f"""\
+A check that cannot fail proves nothing. So small mistakes were planted in the mathematics,
+one at a time, and the chapters were run with each of them. **{share(failed, checks)} checks
+were seen to fail.** Of {noticed + missed} mistakes that changed a number,
+**{share(noticed, noticed + missed)} were noticed**: {total(lambda one: one.count("check"))}
+by a check, {total(lambda one: one.count("stop"))} because a cell stopped with an error,
+{total(lambda one: one.count("time"))} because one did not end. Another
+{total(lambda one: one.count("none"))} had no effect. So far {tried} were tried, in
+{len(chapters)} chapters, of {possible} that can be planted there.
+
+"""
+
+
+def table(chapters: dict[str, Chapter], stale: set[str]) -> str:
+    lines = [
+        "| chapter | checks | seen to fail | tried | noticed | by an error | no effect | missed |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, one in sorted(chapters.items()):
+        title = chapter(BOOK / f"{name}.ipynb").title
+        row = (
+            f"[{title}]({name}.ipynb){' ' + STALE if name in stale else ''}",
+            len(one.must_hold()), seen(one), len(one.mistakes), one.count(*NOTICED),
+            one.count("stop", "time"), one.count("none"), one.count("within", "shown"),
+        )  # fmt: skip
+        lines.append("| " + " | ".join(map(str, row)) + " |")
+    text = "## What came out\n\n" + "\n".join(lines) + "\n\n"
+    if stale:
+        text += f"{STALE} The chapter, or a module that it runs, has changed since.\n\n"
+    return text
+
+
+def lessons(chapters: dict[str, Chapter]) -> str:
+    """The missed mistakes that teach something."""
+    shown = []
+    for name, place, before, after, says in TEACHES:
+        kept = chapters.get(name, Chapter()).mistakes.get((place, before, after))
+        if kept and kept[0] in ("within", "shown"):
+            title = chapter(BOOK / f"{name}.ipynb").title
+            shown.append(
+                f"[{title}]({name}.ipynb), `{place}`:\n\n```\n- {before}\n+ {after}\n```\n\n"
+                f"{says}\n\n"
+            )
+    return "## Mistakes that nobody noticed\n\n" + "".join(shown) if shown else ""
+
+
+def page(chapters: dict[str, Chapter], stale: set[str]) -> str:
+    return (
+        HEAD
+        + opening(chapters)
+        + WHAT
+        + table(chapters, stale)
+        + lessons(chapters)
+        + LIMITS
+    )
+
+
+def marked(text: str) -> set[str]:
+    """The chapters that a page marks as changed."""
+    return set(re.findall(rf"\((\w+)\.ipynb\) {re.escape(STALE)}", text))
+
+
+def present() -> dict[str, Chapter]:
+    """What is kept of chapters that are still there."""
+    return {n: one for n, one in load().items() if (BOOK / f"{n}.ipynb").exists()}
+
+
+def write() -> None:
+    chapters = present()
+    stale = {name for name, one in chapters.items() if not current(name, one)}
+    PAGE.write_text(page(chapters, stale), encoding="utf-8")
+    print(f"{PAGE}: written; changed since: {', '.join(sorted(stale)) or 'none'}")

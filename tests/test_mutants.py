@@ -1,0 +1,199 @@
+"""The tool that plants mistakes: what it finds in a small notebook, and that it goes on where it was and touches no file."""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import replace
+
+import nbformat
+import pytest
+
+from book._tools import checked, mistakes, mutants, rehearsal
+from book._tools.index_pages import CHECKS, check_names
+from book._tools.notebooks import BOOK, ROOT, read
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+CELLS = [
+    "import torch\n\nfrom ddpm_core.checks import check\n"
+    "from ddpm_core.gaussian import kl_divergence",
+    "m = torch.linspace(-1, 1, 5, dtype=torch.float64)\n"
+    "v = torch.linspace(0.5, 2, 5, dtype=torch.float64)\n"
+    "mine = (v - 1 - v.log() + m**2) / 2",
+    "theirs = kl_divergence(m, v, torch.zeros_like(m), torch.ones_like(v))",
+    'check("honest", mine, theirs)',
+    'check("with itself", mine, mine)\ncheck("too wide", mine, theirs, atol=1e9)',
+    "left = 3\nwhile left > 0:\n    left = left - 1",
+]
+
+
+def notebook(folder, cells, name="90_small.ipynb"):
+    path = folder / name
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    nbformat.write(nb, path)
+    return path
+
+
+def tried(path, folder, budget=1e9):
+    (one,) = mutants.run([path], store=folder / "kept.json", budget=budget)
+    assert not one.error, one.error
+    return mutants.load(folder / "kept.json")[path.stem]
+
+
+def sums(*folders):
+    return {
+        file: hashlib.sha256(file.read_bytes()).hexdigest()
+        for folder in folders
+        for file in folder.rglob("*")
+        if file.is_file() and file.suffix != ".pyc" and file.name != "kept.json"
+    }
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(rehearsal, "LEAST", 0.5)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+
+def test_a_small_notebook(tmp_path, quick):
+    path = notebook(tmp_path, CELLS)
+    before = sums(ROOT / "ddpm_core", tmp_path)
+    first = tried(path, tmp_path, budget=0)
+    assert first.possible > 20 and not first.mistakes
+
+    found = tried(path, tmp_path)
+    assert sums(ROOT / "ddpm_core", tmp_path) == before, "a file was changed"
+    seen = {check.name: check.seen is not None for check in found.checks}
+    assert seen == {"honest": True, "with itself": False, "too wide": False}
+    assert found.complete() and set(mutants.OUTCOMES) > {
+        what for what, _ in found.mistakes.values()
+    }
+    line = "ratio = var_q / var_p"
+    wrong = ("gaussian.kl_divergence", line, line.replace("/", "*"))
+    assert found.mistakes[wrong] == ("none", ""), "var_p is 1"
+    line = "mine = (v - 1 - v.log() + m**2) / 2"
+    wrong = ("cell 1", line, line.replace("v.log()", "v"))
+    assert found.mistakes[wrong] == ("check", 0)
+    line = "left = left - 1"
+    assert found.mistakes["cell 5", line, "left = left + 1"][0] == "time"
+    listed = mutants.to_look_at(found)
+    assert "check: with itself" in listed and "check: honest" not in listed
+
+    # It goes on where it was: nothing is left to do, and nothing is done again.
+    text = (tmp_path / "kept.json").read_text()
+    kept = json.loads(text)["chapters"]["90_small"]["mistakes"]
+    tried(path, tmp_path)
+    again = json.loads((tmp_path / "kept.json").read_text())["chapters"]["90_small"]
+    assert again["mistakes"] == kept
+
+    # A comment changes nothing; code does, and what was kept is not of it.
+    notebook(tmp_path, ["# a word\n" + CELLS[0], *CELLS[1:]])
+    assert tried(path, tmp_path, budget=0).mistakes == found.mistakes
+    notebook(tmp_path, [*CELLS[:-1], "left = 4"])
+    changed = tried(path, tmp_path, budget=0)
+    assert changed.hash != found.hash and not changed.mistakes
+    gone = replace(found, modules=["ddpm_core.gaussian", "ddpm_core.nothing"])
+    assert mutants.digest(read(path), gone.modules) != changed.hash
+
+
+def test_what_it_can_skip_changes_nothing(tmp_path, quick):
+    """The cells that a mistake can reach say the same as all cells do."""
+    cells = [
+        *CELLS[:3],
+        "generator = torch.Generator().manual_seed(0)\n"
+        "noise = torch.randn(50, generator=generator)\nparts = [mine.sum()]",
+        'parts.append(noise.sum())\ncheck("parts", sum(parts), parts[0] + parts[1])',
+        "more = torch.randn(int(theirs.sum()) + 3, generator=generator).sum()",
+        'check("far", more, torch.randn(4, generator=generator).sum() + 100, atol=99)',
+        'check("honest", mine, theirs)',
+    ]
+    path = notebook(tmp_path, cells)
+    nb = read(path)
+    answers = rehearsal.forked(lambda: both_ways(nb), 500)
+    assert answers and all(sliced == whole for _, sliced, whole in answers), [
+        row for row in answers if row[1] != row[2]
+    ]
+
+
+def both_ways(nb):
+    rehearsal.listen()
+    survey, holders = rehearsal.first_run(rehearsal.cells_of(nb), ROOT / "ddpm_core")
+    rows = []
+    for one in mutants.planted_in(nb, survey, ROOT, 0):
+        holder = holders[mutants.begins(survey, one)]
+        said = [holder.ask(survey, one, None, whole) for whole in (False, True)]
+        same = [(a["failed"], a["stop"], a["changed"]) for a in said]
+        rows.append((one.name, *same))
+    for holder in holders.values():
+        holder.end()
+    return rows
+
+
+def test_a_notebook_that_writes_or_fails_is_reported(tmp_path, quick):
+    place = tmp_path / "made.txt"
+    path = notebook(tmp_path, [*CELLS[:1], f"open({str(place)!r}, 'w').write('x')"])
+    (one,) = mutants.run([path], store=tmp_path / "kept.json", budget=1)
+    assert "a rehearsal changes no file" in one.error and not place.exists()
+
+
+def test_mistakes_leave_checks_captions_and_guards_alone():
+    source = (
+        "x = a + b\n"
+        "if x < 1:\n    raise ValueError(x - 1)\n"
+        'check("name", a * b, b * a)\n'
+        "assert a - b > 0\n"
+        'print(f"{a / b}")\n'
+        "ax.plot(a + 1)\n"
+        "wrong = a / b\n"
+        'check_seen("misprint", wrong, x)\n'
+    )
+    spared = mistakes.misprints([source])
+    found = mistakes.of_cell(source, 3, spared)
+    assert [(one.before, one.after) for one in found] == [("x = a + b", "x = a - b")]
+    assert spared == {"wrong"} and found[0].place == "cell 3"
+    kinds = {
+        "y = a[t - 1]": {"y = a[t + 1]", "y = a[t]", "y = a[t - 2]"},
+        "y = s.alpha_bar": {"y = s.alpha"},
+        "y = -f(x0, x_t)": {"y = f(x0, x_t)", "y = -f(x_t, x0)"},
+        "y = torch.sqrt(v)": {"y = (v)"},
+        "y = v.clamp(-1, 1).log()": {"y = v.log()", "y = v.clamp(-1, 1)"},
+        "y = v**2": {"y = v*2", "y = v", "y = v**3"},
+    }
+    for line, wanted in kinds.items():
+        assert {one.after for one in mistakes.of_cell(line, 0, set())} >= wanted - {
+            "y = a[t + 1]",
+            "y = a[t - 2]",
+        }, line
+
+
+def test_the_table_is_of_chapters_that_exist():
+    chapters = mutants.load()
+    for name, one in chapters.items():
+        assert (BOOK / f"{name}.ipynb").exists(), f"{name} is gone: make mutants"
+        assert len(one.mistakes) <= one.possible and one.checks
+        assert {what for what, _ in one.mistakes.values()} <= set(mutants.OUTCOMES)
+        for what, by in one.mistakes.values():
+            assert what != "check" or one.checks[by]
+        if not mutants.current(name, one):
+            continue  # the page says so
+        written = {
+            re.sub(r"(\\\.){3}", ".*", re.escape(said))
+            for _, source in rehearsal.cells_of(read(BOOK / f"{name}.ipynb"))
+            for said in check_names(source, (*CHECKS, "check_seen"))
+        }
+        for check in one.checks:
+            assert check.kind == "assert" or any(
+                re.fullmatch(pattern, check.name) for pattern in written
+            ), f"{name} has no check {check.name!r}"
+
+
+def test_the_page_has_its_figures_from_the_table():
+    text, chapters = checked.PAGE.read_text(), checked.present()
+    assert text == checked.page(chapters, checked.marked(text)), (
+        "python -m book._tools.mutants --page"
+    )
+    assert "book/checked" in (ROOT / "_toc.yml").read_text()
+    name = next(iter(chapters))
+    other = chapters | {name: replace(chapters[name], mistakes={})}
+    assert checked.page(other, set()) != checked.page(chapters, set())
+    assert checked.marked(checked.page(chapters, {name})) == {name}
