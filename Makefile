@@ -9,7 +9,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf test colab bench execute lock newest clean
+.PHONY: help setup book pdf test colab bench execute mutants lock newest clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /make \1:/p' Makefile | while IFS=: read verb what; do printf '%-14s%s\n' "$$verb" "$$what"; done
@@ -38,6 +38,9 @@ bench: setup  ## measure speed and memory beside other libraries, about a quarte
 
 execute: setup  ## run the notebooks that changed and store their outputs
 	@TQDM_DISABLE=1 $(BIN)/python -m book._tools.execute
+
+mutants: setup  ## plant mistakes in the mathematics, see which checks notice, and write book/checked.md; an hour or two, goes on where it was, part of no test
+	@nice $(BIN)/python -m book._tools.mutants
 
 lock: setup  ## resolve pyproject.toml anew and write constraints.txt
 	@$(PYTHON) book/_tools/setup_env.py lock

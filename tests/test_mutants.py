@@ -74,21 +74,31 @@ def test_a_small_notebook(tmp_path, quick):
     line = "mine = (v - 1 - v.log() + m**2) / 2"
     wrong = ("cell 1", line, line.replace("v.log()", "v"))
     assert found.mistakes[wrong] == ("check", 0)
+    wrong = ("cell 1", line, line.replace("/ 2", "/ 3"))
     line = "left = left - 1"
     assert found.mistakes["cell 5", line, "left = left + 1"][0] == "time"
     listed = mutants.to_look_at(found)
     assert "check: with itself" in listed and "check: honest" not in listed
 
-    # It goes on where it was: nothing is left to do, and nothing is done again.
-    text = (tmp_path / "kept.json").read_text()
-    kept = json.loads(text)["chapters"]["90_small"]["mistakes"]
-    tried(path, tmp_path)
-    again = json.loads((tmp_path / "kept.json").read_text())["chapters"]["90_small"]
-    assert again["mistakes"] == kept
+    # It goes on where it was: what is missing is tried, what is there is not.
+    store = tmp_path / "kept.json"
+    kept = dict(list(found.mistakes.items())[:5])
+    kept[wrong] = ("shown", "")
+    checks = [replace(check, seen=None) for check in found.checks]
+    some = replace(found, mistakes=kept, checks=checks)
+    mutants.save({path.stem: some}, store)
+    again = tried(path, tmp_path)
+    assert again.mistakes == found.mistakes | {wrong: ("shown", "")}
+    text = store.read_text()
+    (one,) = mutants.run([path], store=store, budget=1e9)
+    assert one.spent == 0 and json.loads(store.read_text())
+    assert re.sub(r'"seconds": \d+', "", store.read_text()) == re.sub(
+        r'"seconds": \d+', "", text
+    )
 
     # A comment changes nothing; code does, and what was kept is not of it.
     notebook(tmp_path, ["# a word\n" + CELLS[0], *CELLS[1:]])
-    assert tried(path, tmp_path, budget=0).mistakes == found.mistakes
+    assert tried(path, tmp_path, budget=0).mistakes == again.mistakes
     notebook(tmp_path, [*CELLS[:-1], "left = 4"])
     changed = tried(path, tmp_path, budget=0)
     assert changed.hash != found.hash and not changed.mistakes

@@ -18,7 +18,11 @@ from experiments import steps as table_of_steps
 from experiments.results import decode
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = sorted((ROOT / "data" / "results").glob("*.json"))
+RESULTS = sorted(
+    file
+    for file in (ROOT / "data" / "results").glob("*.json")
+    if file.stem != "mutants"  # belongs to the chapters' code: test_mutants.py
+)
 WEIGHTS = {
     hashlib.sha256(file.read_bytes()).hexdigest(): file
     for file in (ROOT / "data" / "checkpoints").rglob("weights.safetensors")

@@ -9,7 +9,7 @@ import re
 
 from book._tools.index_pages import chapter
 from book._tools.mutants import NOTICED, Chapter, current, load
-from book._tools.notebooks import BOOK
+from book._tools.notebooks import BOOK, notebooks
 
 PAGE = BOOK / "checked.md"
 STALE = "\\*"
@@ -54,9 +54,9 @@ LIMITS = """\
   one.
 - **The kinds of mistakes are ours.** A wrong idea is not among them. Numbers in stored
   results are not changed, so a check of stored numbers alone is never seen to fail.
-- **Not all were tried.** Time is short: the table says how many of those that could be
-  planted. Two of three are aimed at a check that has not failed yet, so the share that was
-  noticed is not that of mistakes drawn blindly.
+- **Not all were tried.** A run of all takes a night. The table says how many of those that
+  can be planted; a check that was not seen to fail may yet be. Two of three are aimed at
+  such a check, so the share that was noticed is not that of mistakes drawn blindly.
 - **An error is not a check.** A mistake that stops a cell is easy to notice, and says
   little about the checks. It is counted, and the table says how often.
 - **Noticed is not understood.** A check that fails says that something is wrong, not what.
@@ -99,8 +99,8 @@ were seen to fail.** Of {noticed + missed} mistakes that changed a number,
 **{share(noticed, noticed + missed)} were noticed**: {total(lambda one: one.count("check"))}
 by a check, {total(lambda one: one.count("stop"))} because a cell stopped with an error,
 {total(lambda one: one.count("time"))} because one did not end. Another
-{total(lambda one: one.count("none"))} had no effect. So far {tried} were tried, in
-{len(chapters)} chapters, of {possible} that can be planted there.
+{total(lambda one: one.count("none"))} had no effect. So far {tried} of {possible} possible
+mistakes were tried, in {len(chapters)} of {len(notebooks())} chapters.
 
 """
 
@@ -114,7 +114,7 @@ def table(chapters: dict[str, Chapter], stale: set[str]) -> str:
         title = chapter(BOOK / f"{name}.ipynb").title
         row = (
             f"[{title}]({name}.ipynb){' ' + STALE if name in stale else ''}",
-            len(one.must_hold()), seen(one), len(one.mistakes), one.count(*NOTICED),
+            len(one.must_hold()), seen(one), f"{len(one.mistakes)} of {one.possible}", one.count(*NOTICED),
             one.count("stop", "time"), one.count("none"), one.count("within", "shown"),
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, row)) + " |")
