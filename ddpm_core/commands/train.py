@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from .. import distributed
-from ..checkpoint import Checkpoint, load_checkpoint
-from ..data import FLIP, load_labelled
+from ..checkpoint import load_checkpoint
+from ..data import FLIP, find_source, load_labelled
 from ..objectives import choose_objective
+from ..pretrained import from_diffusers
 from ..reverse import EpsModel, as_eps_model
 from ..runtime.files import digest
 from ..runtime.state import check_no_run
@@ -97,11 +99,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--init",
-        type=Path,
         default=None,
         help=(
-            "a checkpoint whose averaged weights to begin with, for a network of the"
-            " same sizes"
+            "weights to begin with, for a network of the same sizes: the averaged ones"
+            " of a run or a checkpoint, a folder of diffusers, or published ones by"
+            " their name, such as google/ddpm-cifar10-32 (with --paper)"
         ),
     )
     p.add_argument(
@@ -109,7 +111,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help=(
             "the paper's network, for CIFAR-10 or for 256 x 256, instead of one sized"
-            " by the next six options"
+            " by the next six options, and its batch size, learning rate and warm-up"
+            " (Appendix B)"
         ),
     )
     p.add_argument("--width", type=int, default=32, help="channels of the first level")
@@ -175,10 +178,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--batch-size",
         type=int,
-        default=128,
+        default=None,
         help=(
-            "in all, under torchrun over all processes (the paper: 128, for 256 x"
-            " 256 64)"
+            "in all, under torchrun over all processes (default: 128; with --paper 64"
+            " for 256 x 256)"
         ),
     )
     p.add_argument(
@@ -278,7 +281,7 @@ def run(o: argparse.Namespace) -> int:
     model = _network(o, read, learned)
     info: dict[str, Any] = {}
     if o.init is not None:
-        info["init"] = _begin_with(model, load_checkpoint(o.init), o.predict)
+        info["init"] = _begin_with(model, o.init, o.predict)
     if rest := _signal_left(schedule):
         _tell(rest)
     info["data"] = o.data
@@ -319,9 +322,13 @@ def _read(o: argparse.Namespace, how: dict[str, Any]) -> Read:
     images: Tensor | Stream
     labels, wanted = None, not (o.unconditional or o.paper)
     if o.stream or must_stream(o.data, o.size):
-        images = stream = load_stream(
-            o.data, o.batch_size, labels=wanted, seed=o.seed, **how
-        )
+        side = find_source(o.data, "train", o.size)[3] or 0
+        batch = _batch_size(o, side)
+        stream = load_stream(o.data, batch, labels=wanted, seed=o.seed, **how)
+        if _batch_size(o, stream.shape[1]) != batch:  # a folder tells its size only now
+            batch = _batch_size(o, stream.shape[1])
+            stream = load_stream(o.data, batch, labels=wanted, seed=o.seed, **how)
+        images = stream
         names, classes, (channels, side, other) = (
             stream.names,
             stream.classes,
@@ -374,6 +381,13 @@ def _network(o: argparse.Namespace, read: Read, learned: bool) -> UNet:
     )
 
 
+def _batch_size(o: argparse.Namespace, side: int) -> int:
+    """What is asked for, or Appendix B's: 128, and 64 for 256 x 256."""
+    if o.batch_size is not None:
+        return int(o.batch_size)
+    return 64 if o.paper and side == 256 else 128
+
+
 def _training(o: argparse.Namespace, side: int) -> Training:
     """What Algorithm 1 is told; what is not said is the paper's, or suits small runs."""
     lr, warmup, flip = o.lr, o.warmup, o.flip
@@ -385,7 +399,7 @@ def _training(o: argparse.Namespace, side: int) -> Training:
         flip = FLIP.get(o.data.partition(":")[0], True)
     return Training(
         steps=o.steps,
-        batch_size=o.batch_size,
+        batch_size=_batch_size(o, side),
         lr=lr,
         warmup=warmup,
         decay=o.decay,
@@ -471,31 +485,51 @@ def _tell(what: str) -> None:
         print(f"ddpm train: {what}", file=sys.stderr)
 
 
-def _begin_with(model: UNet, checkpoint: Checkpoint, predict: str) -> dict[str, Any]:
-    """Take over the weights; returns what the new run's checkpoints will say about it."""
-    predicted = getattr(checkpoint.model, "prediction", "eps")
+def _begin_with(model: UNet, name: str, predict: str) -> dict[str, Any]:
+    """Take over the weights; returns what the new run's checkpoints will say about it.
+
+    name  of a checkpoint or a run, of a folder of diffusers, or on the hub
+    """
+    source: Any
+    if _of_diffusers(name):
+        source, predicted = from_diffusers(name), "eps"
+        about = {"name": name}
+    else:
+        checkpoint = load_checkpoint(name)
+        source = checkpoint.model
+        predicted = getattr(source, "prediction", "eps")
+        if isinstance(source, EpsModel):
+            source = source.network
+        about = {
+            "step": checkpoint.step,
+            "training": checkpoint.info.get("training"),
+            "seconds": checkpoint.info.get("seconds"),
+            "weights_sha256": digest(checkpoint.path / "weights.safetensors"),
+        }
+        name = str(checkpoint.path)
     if predicted != predict:
         raise ValueError(
-            f"--init {checkpoint.path}: its network predicts {predicted}, the new one "
-            f"{predict}; wanted --predict {predicted}"
+            f"--init {name}: its network predicts {predicted}, the new one {predict}; "
+            f"wanted --predict {predicted}"
         )
+    config = getattr(source, "config", {})
     try:
-        network: Any = (
-            checkpoint.model.network
-            if isinstance(checkpoint.model, EpsModel)
-            else checkpoint.model
-        )
-        model.load_state_dict(network.state_dict())
+        model.load_state_dict(source.state_dict())
     except RuntimeError as error:
         raise ValueError(
-            f"--init {checkpoint.path}: its network has other sizes,"
-            f" {getattr(checkpoint.model, 'config', {})}; wanted those of the new one,"
-            f" {model.config}; the two may differ in groups and dropout only"
+            f"--init {name}: its network has other sizes, {config}; wanted those of the "
+            f"new one, {model.config}; the two may differ in groups and dropout only"
         ) from error
-    return {
-        "step": checkpoint.step,
-        "groups": getattr(checkpoint.model, "config", {}).get("groups"),
-        "training": checkpoint.info.get("training"),
-        "seconds": checkpoint.info.get("seconds"),
-        "weights_sha256": digest(checkpoint.path / "weights.safetensors"),
-    }
+    return {"groups": config.get("groups"), **about}
+
+
+def _of_diffusers(name: str) -> bool:
+    """Whether --init names a folder of diffusers, or nothing here: then it is an id on
+    the hub, owner/name. runs/first beside other runs is a checkpoint that is missing."""
+    path = Path(name)
+    if path.is_dir():
+        folders = (path, path / "unet")
+        return any((folder / "config.json").is_file() for folder in folders)
+    return (
+        bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)) and not path.parent.exists()
+    )
