@@ -12,6 +12,7 @@ import re
 from docutils import nodes
 
 import ddpm_core as ddpm
+from book._ext import draw
 from book._ext.draw import BOOK
 
 PAGE = "book/22_playgrounds"
@@ -134,7 +135,13 @@ def put(app, doctree, page: str) -> None:
             cell.insert(place, nodes.raw("", text, format="html"))
 
 
+# Said before anything of the page is shown: what can run here stands there from the first, and nothing moves. See book.css.
+CAN = 'if (typeof WebAssembly === "object" && typeof DecompressionStream === "function") document.documentElement.classList.add("can-draw")'
+
+
 def load_on_its_page(app, page: str, template: str, context, doctree) -> None:
+    if page == PAGE or page in draw.PAGES:
+        app.add_js_file(None, body=CAN)
     if page == PAGE:
         for name in ("draw.js", "play.js"):
             app.add_js_file(name, loading_method="defer")

@@ -97,6 +97,7 @@ document.querySelectorAll(".algorithm").forEach(box => {
   });
   box.append(button);
 });
+document.addEventListener("DOMContentLoaded", () => document.documentElement.classList.remove("can-draw")); // from here on the boxes know for themselves
 // Of a slider's frames only the one that is shown comes with the page: the others when it is near the window, or is asked to move.
 const near = new IntersectionObserver(found => found.forEach(f => {
   if (!f.isIntersecting) return;
