@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import nbformat
 import pytest
+import sympy
+import torch
 
 from book._tools import checked, mistakes, mutants, rehearsal
 from book._tools.index_pages import CHECKS, check_names
@@ -137,6 +139,19 @@ def both_ways(nb):
     for holder in holders.values():
         holder.end()
     return rows
+
+
+def test_values_in_short():
+    """What moves numbers about is seen, rounding is not, and what cannot be told is new."""
+    x = torch.linspace(-4, 4, 4001, dtype=torch.float64)
+    bell, moved = (-(x**2)).exp(), (-((x - 0.5) ** 2)).exp()
+    same = lambda a, b: rehearsal.alike(rehearsal.digest(a), rehearsal.digest(b))
+    assert same(bell, bell * (1 + 1e-14)) and not same(bell, moved)
+    assert not same([1.0, bell], [1.0, bell + 1e-6]) and not same(bell, bell[1:])
+    assert not same({"a": 1}, {"a": 2}) and not same(lambda: 1, lambda: 2)
+    f = sympy.Function("f")(sympy.Symbol("x"))  # a class without a module
+    assert same(f, f) and not same(f, f + 1)
+    assert not same(iter([1]), iter([1]))
 
 
 def test_a_notebook_that_writes_or_fails_is_reported(tmp_path, quick):

@@ -37,8 +37,8 @@ A program edits one line, in memory, and runs the chapter. The edit is a small m
 somebody makes it who types a formula: plus for minus, times for divided by, a root or a
 logarithm left out, $t-1$ for $t$, $\\alpha_t$ for $\\bar\\alpha_t$, a sum for a mean,
 $x_t$ for $x_0$ in a list of arguments, 3 for 2, `<` for `<=`. It goes into the functions
-of `ddpm_core` that the chapter runs, and into the chapter's own cells. Captions, figures
-and what a check is given are left alone.
+of `ddpm_core` that the chapter runs, and into the chapter's own cells. Captions, folded
+cells, which draw, and what a check is given are left alone.
 
 A mistake is *noticed* if a check fails, if a cell stops with an error, or if it does not
 end. It has *no effect* if no number changes that is checked, printed or drawn: a guard
@@ -107,18 +107,23 @@ mistakes were tried, in {len(chapters)} of {len(notebooks())} chapters.
 
 def table(chapters: dict[str, Chapter], stale: set[str]) -> str:
     lines = [
-        "| chapter | checks | seen to fail | tried | noticed | by an error | no effect | missed |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| chapter | seen | noticed | missed | no effect | tried |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for name, one in sorted(chapters.items()):
         title = chapter(BOOK / f"{name}.ipynb").title
         row = (
             f"[{title}]({name}.ipynb){' ' + STALE if name in stale else ''}",
-            len(one.must_hold()), seen(one), f"{len(one.mistakes)} of {one.possible}", one.count(*NOTICED),
-            one.count("stop", "time"), one.count("none"), one.count("within", "shown"),
+            f"{seen(one)}/{len(one.must_hold())}", one.count(*NOTICED),
+            one.count("within", "shown"), one.count("none"),
+            f"{len(one.mistakes)}/{one.possible}",
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, row)) + " |")
-    text = "## What came out\n\n" + "\n".join(lines) + "\n\n"
+    text = (
+        "## What came out\n\n*Seen*: checks that were seen to fail, of all of them. "
+        "*Noticed*, *missed*, *no effect*:\nmistakes. *Tried*: of those that can be "
+        "planted.\n\n" + "\n".join(lines) + "\n\n"
+    )
     if stale:
         text += f"{STALE} The chapter, or a module that it runs, has changed since.\n\n"
     return text

@@ -20,6 +20,7 @@ import platform
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
@@ -355,8 +356,10 @@ def begin(path: Path, root: Path, old: Chapter, budget: float) -> Running:
                 os.dup2(null, stream)
             work(tell, path, root, old, budget)
         except BaseException as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(last.filename).name}, line {last.lineno}"
             with contextlib.suppress(BaseException):
-                tell.send(("broke", f"{type(error).__name__}: {error}"))
+                tell.send(("broke", f"{where}: {type(error).__name__}: {error}"))
         finally:
             os._exit(0)
     tell.close()

@@ -386,7 +386,8 @@ def digest(value: Any, depth: int = 4) -> object:
         return "generator"  # see `restore`
     if isinstance(value, (types.ModuleType, type)):
         return value.__name__
-    if type(value).__module__.startswith(("matplotlib", "ddpm_core.figures")):
+    origin = str(type(value).__module__)  # sympy makes classes that have none
+    if origin.startswith(("matplotlib", "ddpm_core.figures")):
         return "drawing"  # its numbers are in the log
     if isinstance(value, types.CodeType):
         names = value.co_names, value.co_varnames, value.co_freevars
@@ -404,7 +405,7 @@ def digest(value: Any, depth: int = 4) -> object:
         return [len(value), deeper(value)]
     if isinstance(value, dict):
         return [len(value), deeper(value.keys()), deeper(value.values())]
-    if type(value).__module__.startswith("sympy"):
+    if hasattr(value, "free_symbols"):
         return str(value)
     if hasattr(value, "__dict__") and not hasattr(value, "__next__"):
         return [type(value).__name__, digest(vars(value), depth - 1)]
