@@ -18,9 +18,11 @@ from ddpm_core.fast import (
     PackedConv2d,
     attend,
     pack,
+    packable,
     remade,
     twin,
 )
+from ddpm_core.runtime.hardware import Hardware
 from ddpm_core.unet import ResBlock
 
 LAST = torch.channels_last
@@ -298,8 +300,11 @@ def test_plus_is_added_and_stays_what_it_was(shape):
     )  # rounded once or twice, at values about 1
 
 
-@BFLOAT16
-def test_only_plain_bfloat16_convolutions_are_packed():
+KINDS = [pytest.param(torch.bfloat16, marks=BFLOAT16), torch.float32]
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_only_plain_convolutions_of_a_kind_that_pays_are_packed(dtype, monkeypatch):
     class Mine(nn.Conv2d):
         pass
 
@@ -315,16 +320,38 @@ def test_only_plain_bfloat16_convolutions_are_packed():
     network = nn.Sequential(
         nn.Conv2d(8, 8, 3), nn.Sequential(nn.Conv2d(8, 8, 1)), *others
     )
+    network = network.to(dtype)
+    monkeypatch.setattr(fast, "packable", lambda: {torch.float64})
     pack(network)
-    assert not any(
-        isinstance(part, PackedConv2d) for part in network.modules()
-    )  # float32
-    pack(network.bfloat16())
-    assert (
-        isinstance(network[0], PackedConv2d)
-        and isinstance(network[1][0], PackedConv2d)
-        and list(network[2:]) == others
+    assert not any(isinstance(part, PackedConv2d) for part in network.modules())
+    monkeypatch.setattr(fast, "packable", lambda: {dtype})
+    pack(network)
+    assert isinstance(network[0], PackedConv2d)
+    assert isinstance(network[1][0], PackedConv2d) and list(network[2:]) == others
+
+
+@pytest.mark.parametrize(
+    "features, float32",
+    [({"avx512"}, True), ({"avx512", "amx"}, True), ({"avx2"}, False), ((), False)],
+)
+def test_float32_is_packed_where_it_pays(features, float32, monkeypatch):
+    found = Hardware("cpu", features=frozenset(features))
+    monkeypatch.setattr(fast, "describe", lambda device: found)
+    assert (torch.float32 in packable()) == float32
+
+
+@pytest.mark.parametrize("batch, side", [(1, 8), (3, 9)])
+def test_a_packed_convolution_in_float32_is_the_convolution(batch, side):
+    conv = nn.Conv2d(24, 40, 3, padding=1).to(memory_format=LAST)
+    x, plus = (
+        drawn(batch, c, side, side, seed=c).float().to(memory_format=LAST)
+        for c in (24, 40)
     )
+    with torch.no_grad():
+        exact = copy.deepcopy(conv).double()(x.double())
+        assert_close(PackedConv2d(conv)(x).double(), exact, rtol=1e-5, atol=1e-5)
+        answer = PackedConv2d(conv)(x, plus).double()
+        assert_close(answer, exact + plus.double(), rtol=1e-5, atol=1e-5)
 
 
 @BFLOAT16

@@ -147,6 +147,37 @@ def test_a_processor_held_to_less_than_it_can_is_described_so(monkeypatch, capab
     assert describe(torch.device("cpu")) == Hardware("cpu")
 
 
+ALL = {"avx512", "amx", "avx512_bf16"}
+
+
+@pytest.mark.parametrize(
+    "held, left",
+    [
+        (None, ALL),
+        ("ALL", ALL),
+        ("DEFAULT", ALL),
+        ("AVX512_CORE_AMX", ALL),
+        ("AVX10_1_512_AMX_FP16", ALL),
+        ("avx512_core_bf16", {"avx512", "avx512_bf16"}),
+        ("AVX512_CORE_FP16", {"avx512", "avx512_bf16"}),
+        ("AVX512_CORE_VNNI", {"avx512"}),
+        ("AVX512_CORE", {"avx512"}),
+        ("AVX2", set()),
+    ],
+)
+@pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_a_library_held_to_less_is_described_so(monkeypatch, name, held, left):
+    """oneDNN's own variable: what it forbids, no convolution uses."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    for function in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, function, lambda: True, raising=False)
+    for each in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(each, raising=False)
+    if held is not None:
+        monkeypatch.setenv(name, held)
+    assert describe(torch.device("cpu")).features == left
+
+
 def test_a_cuda_device_describes_itself(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     for there in (True, False):

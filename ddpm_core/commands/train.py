@@ -491,6 +491,7 @@ def _begin_with(model: UNet, name: str, predict: str) -> dict[str, Any]:
     name  of a checkpoint or a run, of a folder of diffusers, or on the hub
     """
     source: Any
+    about: dict[str, Any]
     if _of_diffusers(name):
         source, predicted = from_diffusers(name), "eps"
         about = {"name": name}

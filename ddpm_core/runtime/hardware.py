@@ -6,6 +6,7 @@ a network's arithmetic is ever chosen: x_t, the schedule, the bound and everythi
 stay what they are.
 """
 
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -24,7 +25,7 @@ class Hardware:
     kind: str  # "cuda", "cpu", "mps", ...
     # of a CUDA device: 7.0 has the first tensor cores, 8.0 the first that take bfloat16
     capability: tuple[int, int] = (0, 0)
-    # of a CPU, among others "amx" and "avx512_bf16"; of a CUDA device "triton", where
+    # of a CPU "avx512", "amx" and "avx512_bf16"; of a CUDA device "triton", where
     # that is installed
     features: frozenset[str] = frozenset()
 
@@ -145,6 +146,7 @@ def describe(device: torch.device) -> Hardware:
             # where ATEN_CPU_CAPABILITY forbids them, torch's attention in bfloat16
             # fails
             return Hardware("cpu")
+        wide = frozenset({"avx512"} if _let("avx512") else ())
         # Names with an underscore, which older versions of torch do not all have; what
         # is not known to be there is not used.
         asked = {
@@ -153,13 +155,26 @@ def describe(device: torch.device) -> Hardware:
         }
         return Hardware(
             "cpu",
-            features=frozenset(
+            features=wide
+            | frozenset(
                 name
                 for name, function in asked.items()
-                if getattr(torch.cpu, function, bool)()
+                if getattr(torch.cpu, function, bool)() and _let(name)
             ),
         )
     return Hardware(device.type)
+
+
+def _let(feature: str) -> bool:
+    """Whether oneDNN, which multiplies, may use what the processor has: whoever sets
+    ONEDNN_MAX_CPU_ISA holds it to less, and then bfloat16 may no longer pay."""
+    names = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    held = next((os.environ[name].upper() for name in names if name in os.environ), "")
+    if held in ("", "ALL", "DEFAULT") or "AMX" in held:
+        return True
+    if feature == "avx512_bf16":
+        return held.endswith(("BF16", "FP16")) or held.startswith("AVX10")
+    return feature == "avx512" and held.startswith(("AVX512", "AVX10"))
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
