@@ -9,9 +9,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 from book._tools import notebooks
-from book._tools.set_address import set_address
+from book._tools.set_address import host_says, of_host, set_address
 
 URL = "https://example.org/someone/book"
 
@@ -51,6 +52,83 @@ def test_set_and_unset(tree):
         path.read_bytes(),
         (tree / "pyproject.toml").read_bytes(),
     )
+
+
+GITHUB = {"GITHUB_REPOSITORY": "Someone/a-book"}
+WORKFLOW = notebooks.ROOT / ".github" / "workflows" / "book.yml"
+
+
+def test_the_host_says_where_it_is(tree):
+    path = tree / "book" / "01_one.ipynb"
+    assert "stays unset" in host_says(tree, {}) and not notebooks.address(tree)
+    assert host_says(tree, GITHUB) == "the address is https://github.com/Someone/a-book"
+    assert '"https://github.com/Someone/a-book"' in notebooks.read(path).cells[0].source
+    set_address(URL, tree)
+    assert URL in host_says(tree, GITHUB) and notebooks.address(tree) == URL, (
+        "one set by hand stays"
+    )
+    other = GITHUB | {"GITHUB_SERVER_URL": "https://git.example.org"}
+    assert of_host(other) == "https://git.example.org/Someone/a-book"
+    assert of_host({"CI_PROJECT_URL": URL}) == URL and of_host({}) == ""
+
+
+def steps() -> list[str]:
+    build = yaml.safe_load(WORKFLOW.read_text())["jobs"]["build"]
+    return [step.get("run", "") for step in build["steps"]]
+
+
+def test_the_workflow_sets_the_address_before_it_builds():
+    order = [
+        next(i for i, run in enumerate(steps()) if words in run)
+        for words in ("make setup", "set_address --host", "git push", "make book")
+    ]
+    assert order == sorted(order)
+
+
+def git(folder: Path, *words: str) -> str:
+    return subprocess.run(
+        [
+            "git",
+            "-C",
+            str(folder),
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@example.org",
+            *words,
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def test_the_workflow_puts_notebooks_with_their_address_on_a_branch(tree):
+    """Its own lines, run on a copy with a repository beside it in the place of the host's."""
+    origin, temp = tree / "origin.git", tree / "temp"
+    (tree / "book" / "figures.mplstyle").write_text("figure.dpi: 100")
+    temp.mkdir()
+    git(tree, "init", "-q", "--bare", str(origin))
+    git(tree, "init", "-q")
+    git(tree, "add", "book", "pyproject.toml")
+    git(tree, "commit", "-q", "-m", "one")
+    git(tree, "remote", "add", "origin", str(origin))
+    before = git(tree, "status", "--short", "book")
+    host_says(tree, GITHUB)
+    (push,) = [run for run in steps() if "git push" in run]
+    for _ in range(2):  # a second push replaces the first
+        subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", push],
+            cwd=tree,
+            check=True,
+            env=os.environ | {"RUNNER_TEMP": str(temp), "GITHUB_SHA": "0" * 40},
+        )
+    files = git(origin, "ls-tree", "-r", "--name-only", "colab").split()
+    assert files == ["book/01_one.ipynb", "book/figures.mplstyle"]
+    published = git(origin, "show", "colab:book/01_one.ipynb")
+    assert "https://github.com/Someone/a-book" in published
+    assert git(origin, "rev-list", "--count", "colab").strip() == "1"
+    assert before == "" and git(tree, "diff", "--cached", "--name-only") == ""
 
 
 @pytest.fixture

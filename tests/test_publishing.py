@@ -159,6 +159,35 @@ def test_cards_and_sitemap_with_an_address(tmp_path):
     )
 
 
+def test_buttons_and_the_line_that_clones_follow_the_address(monkeypatch):
+    from types import SimpleNamespace
+
+    from book._ext import book_env
+
+    text = "```\nmake book     # this book\n```"
+    for url, branch in (
+        ("", ""),
+        ("https://github.com/A/b", ""),
+        ("https://github.com/A/b", "colab"),
+    ):
+        monkeypatch.setattr(book_env, "address", lambda: url)
+        monkeypatch.setenv(book_env.BRANCH, branch)
+        config = SimpleNamespace(html_theme_options={"launch_buttons": {}})
+        book_env.set_address(None, config)
+        source = [text]
+        book_env.clone_line(None, "index", source)
+        if not url:
+            assert config.html_theme_options == {} and source == [text]
+            continue
+        options = config.html_theme_options
+        assert options["repository_url"] == url and options["launch_buttons"]
+        assert options["repository_branch"] == (branch or "main")
+        assert source[0].startswith(
+            f"```\ngit clone {url} ddpm-book && cd ddpm-book\nmake book"
+        )
+    assert "```\nmake book " in (ROOT / "index.md").read_text(), "where the line is put"
+
+
 def test_no_cards_and_no_sitemap_without(tmp_path):
     site = small_site(tmp_path, "")
     page = (site / "index.html").read_text()

@@ -15,6 +15,9 @@ from docutils import nodes
 from book._ext.formulas import mathjax
 from book._tools.notebooks import address
 
+# Where a host has set the address, its notebooks lie on a branch of their own, and Colab opens those: see .github/workflows/book.yml.
+BRANCH = "BOOK_NOTEBOOKS_BRANCH"
+
 
 def set_address(app, config) -> None:
     options, url = config.html_theme_options, address()
@@ -26,7 +29,7 @@ def set_address(app, config) -> None:
     if url:
         options.update(
             repository_url=url,
-            repository_branch="main",
+            repository_branch="x" or "main",
             path_to_docs="",
             use_repository_button=True,
             use_issues_button=True,
@@ -103,6 +106,13 @@ def say_colab(name, rawtext, text, lineno, inliner, options=None, content=None):
     ], []
 
 
+def clone_line(app, page: str, source: list[str]) -> None:
+    """On the landing page, before the verbs: where the repository is to be had."""
+    if page == "index" and address():
+        line = f"git clone {address()} ddpm-book && cd ddpm-book\n"
+        source[0] = source[0].replace("```\nmake book ", f"```\n{line}make book ", 1)
+
+
 def describe(app, page: str, template: str, context, doctree) -> None:
     """What a search engine and whoever shares a page show of it: its first sentence."""
     tags = context.get("metatags", "")
@@ -140,5 +150,6 @@ def setup(app):
         "config-inited", set_address, priority=10
     )  # before the theme reads its options
     app.connect("config-inited", without_thebe)
+    app.connect("source-read", clone_line)
     app.connect("builder-inited", copy_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
