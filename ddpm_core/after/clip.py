@@ -19,7 +19,7 @@ from .text import TextEncoder, Transformer
 
 
 def clip_loss(pictures: Tensor, captions: Tensor, scale: Tensor | float) -> Tensor:
-    """-1/2N sum_i [log softmax_j(s_ij)_i + log softmax_j(s_ji)_i], s_ij = scale f(x_i) . g(c_j). (Radford et al. 2021, their figure 3)
+    """-1/2N sum_i [log softmax_j(s_ij)_i + log softmax_j(s_ji)_i], s_ij = scale f(x_i) . g(c_j). (Radford et al. 2021, figure 3)
 
     pictures, captions  (N, d), of unit length; row i of one belongs to row i of the other         scale  1 / tau
     -> scalar, nats: log N for encoders that know nothing, and never below log N - I(X; C) on average (van den Oord et al. 2018)
@@ -143,7 +143,7 @@ def clip_guidance(
     s: float,
     scale: float | Tensor = 1.0,
 ) -> Model:
-    """eps_hat - s sqrt(1 - alpha_bar_t) grad f(x_t, t) . g(c) / tau, as a model. (Nichol et al. 2021, GLIDE, section 2.4)
+    """eps_hat - s sqrt(1 - alpha_bar_t) grad f(x_t, t) . g(c) / tau, as a model. (Nichol et al. 2021, GLIDE, "CLIP guidance")
 
     encode  (x_t, t) -> unit vectors (B, d), an encoder that was trained on x_t       text  (B, d) or (d,), unit vectors g(c)
     s       the strength, 0 for none                                                  scale  1 / tau

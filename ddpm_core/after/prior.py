@@ -77,7 +77,7 @@ class Prior(nn.Module):
 
 @register
 class Decoder(nn.Module):
-    """A U-Net that is told words and an embedding z_i: added to the time, and as four tokens before the words (Ramesh et al. 2022, section 2.1).
+    """A U-Net that is told words and an embedding z_i: added to the time, and as four tokens before the words (Ramesh et al. 2022, "Decoder").
 
     model(x_t, t, context=, mask=, pooled=, z=) -> eps_hat. context (B, K, words), mask (B, K) bool and pooled (B, out) are a caption's;
     z (B, out) is a picture's embedding, of unit length. Without z, or where a row of z is all zero, "no picture" has learned
@@ -145,7 +145,7 @@ class Decoder(nn.Module):
 
 
 def slerp(a: Tensor, b: Tensor, share: float | Tensor) -> Tensor:
-    """[sin((1 - s) angle) a + sin(s angle) b] / sin(angle): along the great circle from a to b. (Ramesh et al. 2022, section 3.2)
+    """[sin((1 - s) angle) a + sin(s angle) b] / sin(angle): along the great circle from a to b. (Ramesh et al. 2022, "Interpolations")
 
     a, b  (B, d), of one length; s from 0 to 1      ->  (B, d), of that length. The straight line between them would be shorter.
     Where a and b point the same way the angle is 0, and a is returned.
