@@ -110,11 +110,16 @@ def test_a_small_notebook(tmp_path, quick):
 
 def test_what_it_can_skip_changes_nothing(tmp_path, quick):
     """The cells that a mistake can reach say the same as all cells do."""
+    generator = torch.Generator().manual_seed(0)
+    torch.randn(50, generator=generator)
+    drawn = torch.randn(3, generator=generator).tolist()
     cells = [
         *CELLS[:3],
         "generator = torch.Generator().manual_seed(0)\n"
         "noise = torch.randn(50, generator=generator)\nparts = [mine.sum()]",
         'parts.append(noise.sum())\ncheck("parts", sum(parts), parts[0] + parts[1])',
+        "three = torch.randn(3, generator=generator)\n"
+        f'check("drawn", three + 0 * theirs.sum(), {drawn}, atol=1e-6)',
         "more = torch.randn(int(theirs.sum()) + 3, generator=generator).sum()",
         'check("far", more, torch.randn(4, generator=generator).sum() + 100, atol=99)',
         'check("honest", mine, theirs)',
