@@ -2,7 +2,7 @@
 
 In a terminal, in Jupyter and for nbval a check stays a line of text (ddpm_core/checks.py). Here, on the way to the page, each such line
 of an output becomes a seal; from MANY in a row on they are folded into one with their count. {checks}`all` stands for the number of
-checks in all chapters, on the landing page and the map.
+checks in all chapters, {checks}`02_forward` for those of one, on the landing page and the map.
 
 The bar is logarithmic: a tick is what is allowed, and the bar's whole length, to the left of it, sixteen powers of ten below. Of an
 estimate, which differs by chance, the bar is linear: the tick stands at the allowed number of standard errors.
@@ -139,11 +139,11 @@ def pieces(block) -> list[nodes.Node]:
     return made
 
 
-def count() -> int:
-    """The checks that the stored outputs of all chapters show to hold."""
+def count(chapter: str = "") -> int:
+    """The checks that the stored outputs of a chapter, or of all, show to hold."""
     return sum(
         bool(LINE.fullmatch(line))
-        for path in BOOK.glob("[0-9]*.ipynb")
+        for path in BOOK.glob(f"{chapter}.ipynb" if chapter else "[0-9]*.ipynb")
         for cell in nbformat.read(path, as_version=4).cells
         for output in cell.get("outputs", ())
         for line in output.get("text", "").splitlines()
@@ -151,10 +151,11 @@ def count() -> int:
 
 
 def role(name, rawtext, text, lineno, inliner, options=None, content=None):
-    if text != "all":
-        error = f'checks are asked for {text!r}; wanted "all"'
+    chapter = "" if text == "all" else text
+    if chapter and not (BOOK / f"{chapter}.ipynb").exists():
+        error = f'checks are asked for {text!r}; wanted "all" or a chapter such as 02_forward'
         return [], [inliner.reporter.error(error, line=lineno)]
-    return [nodes.Text(str(count()))], []
+    return [nodes.Text(str(count(chapter)))], []
 
 
 def setup(app):

@@ -27,7 +27,7 @@ HEAD = """# The map: what follows from what
 
 Each box is an equation of the paper, each arrow one derivation. <span class="map-q">Blue</span> is the process that is given, <span class="map-p">orange</span> the one that is learned, and
 grey is what compares the two. Everything begins with the two definitions at the top; the two algorithms are all that a computer needs to know. The boxes without a number came after the paper.
-Choose a box to go where it is derived.
+Choose a box to go where it is derived. {checks}`all` checks hold along the way; in the list below stands how many of them each chapter has.
 """
 
 
@@ -167,7 +167,7 @@ def page(book: list | None = None, table: dict | None = None) -> tuple[str, list
     for key, node in table.items():
         link = where[key][0].replace(".html", ".ipynb").split("#")[0]
         lines.append(
-            f"- **{called(key)}**, {node['name']}: {in_links(node['by'])}. *[{where[key][1]}]({link})*"
+            f"- **{called(key)}**, {node['name']}: {in_links(node['by'])}. *[{where[key][1]}]({link})*, {{checks}}`{link.removesuffix('.ipynb')}` checks"
         )
     return "\n".join(lines) + "\n", []
 

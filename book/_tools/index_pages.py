@@ -40,6 +40,10 @@ NAMED = re.compile(rf"\bEqs?\. ?{NUMBER}(?:(?:,? and |, | to | ?[-\u2013] ?){NUM
 TAGGED = re.compile(
     r"\$\$(?:(?!\$\$).)*?\\tag\{([A-Z]?\d+)\}(?:(?!\$\$).)*?\$\$", re.DOTALL
 )
+ALGORITHM = re.compile(
+    r'<div class="algorithm">\n\n\*\*Algorithm (\d)\*\*, (.*?)\n\n.*?\n\n</div>',
+    re.DOTALL,
+)
 PAPERS = {  # the letter before the number of an equation that is another paper's
     "C": "Chen et al. 2018, Neural Ordinary Differential Equations",
     "N": "Song and Ermon 2019, Generative Modeling by Estimating Gradients",
@@ -60,6 +64,9 @@ class Chapter:
     formulas: dict[str, str] = field(
         default_factory=dict
     )  # number -> the display, without its number
+    algorithms: dict[str, tuple[str, str]] = field(
+        default_factory=dict
+    )  # number -> what it does, the box as it is written
     checks: list[str] = field(default_factory=list)  # names, in order
     misprints: list[str] = field(default_factory=list)  # names of check_seen, in order
 
@@ -92,6 +99,8 @@ def chapter(path: Path) -> Chapter:
                     found.headings[text] = slug(text, found.headings.values())
             for display in TAGGED.finditer(cell.source):
                 found.formulas[display[1]] = bare(display[0])
+            for box in ALGORITHM.finditer(cell.source):
+                found.algorithms[box[1]] = box[2], box[0]
     return found
 
 
@@ -172,16 +181,19 @@ def numbers(text: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def functions(package: Path = ROOT / "ddpm_core") -> dict[str, list[tuple[str, str]]]:
-    """Number -> (function, file), for every public function or class whose docstring begins with that equation."""
+def functions(
+    package: Path = ROOT / "ddpm_core", named: re.Pattern[str] = NAMED
+) -> dict[str, list[tuple[str, str]]]:
+    """Number -> (function, file), for every public function or class whose docstring begins with that equation, or as `named` says."""
     found: dict[str, list[tuple[str, str]]] = {}
+    told = lambda start: numbers(start[0]) if named is NAMED else [start[1]]
     for path in sorted(package.glob("*.py")):
         for node in ast.parse(path.read_text()).body:
             if isinstance(
                 node, (ast.FunctionDef, ast.ClassDef)
             ) and not node.name.startswith("_"):
-                start = NAMED.match(ast.get_docstring(node) or "")
-                for number in numbers(start[0]) if start else []:
+                start = named.match(ast.get_docstring(node) or "")
+                for number in told(start) if start else []:
                     found.setdefault(number, []).append((node.name, path.name))
     return found
 
@@ -194,7 +206,7 @@ def equations_page(book: list[Chapter], package: dict) -> tuple[str, list[str]]:
         "For each numbered equation of the paper: the chapter that derives it, the function of `ddpm_core` that *is* it, and the checks that would fail",
         "if either were wrong. The page is written by a program from the chapters and the code, so it is never out of date.",
         "",
-        "Eight of them are in circulation with a misprint. Below these stands a switch: put the misprint in, and see what its check says.",
+        "The four algorithms follow them. Eight of the equations are in circulation with a misprint. Below these stands a switch: put the misprint in, and see what its check says.",
         "",
     ]
     missing = []
@@ -236,6 +248,8 @@ def equations_page(book: list[Chapter], package: dict) -> tuple[str, list[str]]:
             ),
             "",
         ]
+    algorithms, more = algorithms_part(book)
+    lines, missing = lines + algorithms, missing + more
     others = [(tag, c) for c in book for tag in c.formulas if not tag.isdigit()]
     for letter in sorted({tag[0] for tag, _ in others}):
         lines += [f"## Equations of {PAPERS.get(letter, 'another paper')}", ""]
@@ -264,6 +278,22 @@ def equations_page(book: list[Chapter], package: dict) -> tuple[str, list[str]]:
                 else [""]
             )
     return "\n".join(lines), missing
+
+
+def algorithms_part(book: list[Chapter]) -> tuple[list[str], list[str]]:
+    """The four algorithms: where each is built, and the functions that are it."""
+    code, lines, missing = functions(named=re.compile(r"Algorithm (\d)\b")), [], []
+    for n in "1234":
+        owner = next((c for c in book if n in c.algorithms), None)
+        if not owner or n not in code:
+            missing.append(f"Algorithm {n} has no {'function' if owner else 'chapter'}")
+            continue
+        what, box = owner.algorithms[n]
+        lines += [f"## Algorithm {n}: {what}", "", box, ""]
+        lines += [f"- *Built in* [{owner.title}]({owner.file})."]
+        names = ", ".join(f"`{name}` in `ddpm_core/{file}`" for name, file in code[n])
+        lines += [f"- *Code*: {names}.", ""]
+    return lines, missing
 
 
 def listed(names) -> str:
