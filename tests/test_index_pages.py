@@ -9,6 +9,7 @@ from book._tools.index_pages import (
     CHECKS,
     EQUATIONS,
     TABLE,
+    algorithms_part,
     bare,
     chapters,
     check_names,
@@ -111,3 +112,16 @@ def test_what_the_index_reads():
         (2, "B"),
     ]
     assert bare("$$\n> x = y . \\tag{4}\n> $$") == "$$\nx = y\n$$"
+
+
+def test_each_algorithm_has_a_chapter_and_a_function():
+    lines, missing = algorithms_part(CHAPTERS)
+    assert not missing
+    assert [line.split(":")[0] for line in lines if line.startswith("## ")] == [
+        f"## Algorithm {n}" for n in range(1, 5)
+    ]
+    code = " ".join(line for line in lines if line.startswith("- *Code*"))
+    for name in ("train", "sample", "encode", "decode"):
+        assert f"`{name}` in" in code
+    without = [c for c in CHAPTERS if "2" not in c.algorithms]
+    assert algorithms_part(without)[1] == ["Algorithm 2 has no chapter"]
