@@ -13,7 +13,7 @@ from test_draw import PRESS, browser, in_a_browser, in_page  # noqa: F401
 import ddpm_core as ddpm
 from book._tools import export_words
 from book._tools.export_words import STORED, TARGET, Told, caption, current, eight_bits
-from book._tools.notebooks import BOOK
+from book._tools.notebooks import BOOK, ROOT
 from ddpm_core.after.reading import (
     check_known,
     known_words,
@@ -313,3 +313,22 @@ def test_without_script_the_stored_run_is_shown(browser):  # noqa: F811
         ) == [False, True, True]
     finally:
         browser("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_the_page_says_what_eight_bits_cost():
+    """The two shares in book/words.md are those that were measured, by the weights that are in the page."""
+    stored = json.loads((ROOT / "data/results/words/box.json").read_text())
+    sums = export_words.sums_of()
+    assert {n: stored["about"]["weights"][n] for n in sums} == sums
+    said = re.search(
+        r"(0\.\d\d) of (\d+) pictures with 8 bits, and (0\.\d\d) with 16",
+        (BOOK / "words.md").read_text(),
+    )
+    eight, sixteen = stored["8 bits, s = 5"], stored["16 bits, s = 5"]
+    assert said.groups() == (
+        f"{eight['top5']:.2f}",
+        str(eight["n"]),
+        f"{sixteen['top5']:.2f}",
+    )
+    apart = stored["difference, s = 5"]["grey levels, median"]
+    assert round(apart) == 6 and "about six of 255" in (BOOK / "words.md").read_text()
