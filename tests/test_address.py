@@ -133,16 +133,28 @@ def test_the_workflow_puts_notebooks_with_their_address_on_a_branch(tree):
 
 @pytest.fixture
 def colab(tmp_path, monkeypatch):
-    """Run the set-up cell as Colab would, with a folder of ours as its /content."""
+    """Run the set-up cell as Colab would, with a folder of ours as its /content; what it
+    gives pip is kept in `.installed`, and not installed."""
+    right, installed = subprocess.run, []
+
+    def run(command, **kwargs):
+        if "pip" in command:
+            installed.append(command[command.index("install") + 1 :])
+            return None
+        return right(command, **kwargs)
+
+    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.chdir(tmp_path)
-    return lambda url: exec(
-        notebooks.SETUP.format(url=url, installs="nothing").replace(
-            "/content", str(tmp_path / "content")
-        ),
-        {},
-    )
+    empty = nbformat.v4.new_notebook()
+
+    def cell(url):
+        source = notebooks.setup_source(empty, url)
+        exec(source.replace("/content", str(tmp_path / "content")), {})
+
+    cell.installed = installed
+    return cell
 
 
 def test_on_colab_without_an_address_it_says_what_to_do(colab):
@@ -173,11 +185,13 @@ def test_on_colab_it_fetches_the_book_once(colab, tmp_path):
     )
     colab(origin.as_uri())  # a second run of the cell finds the book there
     assert Path(os.getcwd()).name == "book"
+    home = str(tmp_path / "content" / "ddpm-book")  # so that ddpm is a command there
+    assert colab.installed == 2 * [["--quiet", "-e", home]]
 
 
 def test_elsewhere_it_does_nothing():
     before = os.getcwd(), sys.path[:]
-    exec(notebooks.SETUP.format(url=URL, installs="nothing"), {})
+    exec(notebooks.setup_source(nbformat.v4.new_notebook(), URL), {})
     assert before == (os.getcwd(), sys.path)
 
 
@@ -197,7 +211,7 @@ def test_a_notebook_that_wants_what_colab_has_not_installs_it_there_and_only_the
             nbformat.v4.new_code_cell("1"),
         ]
     )
-    assert "pip" not in notebooks.setup_source(plain, URL)
+    assert "constriction" not in notebooks.setup_source(plain, URL)
     ran = []
     monkeypatch.setattr(
         subprocess, "run", lambda command, **kwargs: ran.append(command)
@@ -205,7 +219,9 @@ def test_a_notebook_that_wants_what_colab_has_not_installs_it_there_and_only_the
     source = notebooks.setup_source(nb, URL).replace("/content", str(tmp_path))
     (tmp_path / "ddpm-book" / "book").mkdir(parents=True)
     exec(source, {})
-    assert ran == [[sys.executable, "-m", "pip", "install", "--quiet", "constriction"]]
+    home = str(tmp_path / "ddpm-book")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    assert ran == [[*pip, "-e", home, "constriction"]]
     monkeypatch.delitem(sys.modules, "google.colab")
     exec(source, {})
     assert len(ran) == 1

@@ -16,8 +16,10 @@ if "google.colab" in sys.modules:
     if not os.path.isdir(_home):
         assert _url, "This copy of the book does not know its address: put its repository at " + _home + " and run this cell again."
         subprocess.run(["git", "clone", "--quiet", "--depth=1", _url, _home], check=True)
-    os.chdir(_home + "/book"); sys.path.insert(0, _home)"""
-INSTALL = '\n    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "{package}"], check=True)'
+    os.chdir(_home + "/book"); sys.path.insert(0, _home)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", _home{packages}], check=True)
+    import torch
+    print("GPU: " + torch.cuda.get_device_name() if torch.cuda.is_available() else "No GPU: for long trainings choose one, Runtime > Change runtime type.")"""
 NOT_ON_COLAB = {
     "from ddpm_core import codec": "constriction"
 }  # what a notebook says -> the package that it needs and Colab has not
@@ -64,8 +66,10 @@ def setup_source(nb, url: str) -> str:
     )
     packages = [package for said, package in NOT_ON_COLAB.items() if said in code]
     return SETUP.format(
-        url=url, installs=" and ".join(packages) or "nothing"
-    ) + "".join(INSTALL.format(package=package) for package in packages)
+        url=url,
+        installs=" and ".join(["it, so that `ddpm` is a command", *packages]),
+        packages="".join(f', "{package}"' for package in packages),
+    )
 
 
 def put_setup_cell(nb, url: str) -> None:
