@@ -60,15 +60,14 @@ def crowded() -> float:
 
 def test_the_first_formula_is_there_within_half_a_second(browser):
     """Of the page with the most formulas, on a processor held to a quarter of its speed; the seconds that a core of one's own would have
-    taken, where others compute beside this test; the best of five. Alone it takes less than half a second; the correction is rough (0.53 to 0.8
-    were seen beside a notebook), so half as much again is allowed."""
+    taken, where others compute beside this test (the correction is rough: 0.13 to 0.8 were seen beside eight others); the best of five."""
     page = max(PAGES, key=lambda p: p.read_text().count('class="math'))
     seconds = []
-    while len(seconds) < 5 and min(seconds, default=9) > 0.75:
+    while len(seconds) < 5 and min(seconds, default=9) > 0.5:
         before = crowded()
         found = fits.first_formula(browser, page)
         seconds.append(found / max(1, (before + crowded()) / 2))
-    assert min(seconds) <= 0.75, f"{name(page)}: {seconds}"
+    assert min(seconds) <= 0.5, f"{name(page)}: {seconds}"
 
 
 BROKEN = """<!doctype html><meta name=viewport content="width=device-width"><article style="width:300px">
