@@ -29,7 +29,7 @@ def set_address(app, config) -> None:
     if url:
         options.update(
             repository_url=url,
-            repository_branch="x" or "main",
+            repository_branch=os.environ.get(BRANCH) or "main",
             path_to_docs="",
             use_repository_button=True,
             use_issues_button=True,
