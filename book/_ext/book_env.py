@@ -6,6 +6,7 @@ its fonts, which formulas.py needs; and for the reader who asks for its menu tex
 """
 
 import html
+import os
 import re
 import shutil
 from pathlib import Path
