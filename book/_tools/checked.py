@@ -57,6 +57,8 @@ LIMITS = """\
 - **Not all were tried.** A run of all takes a night. The table says how many of those that
   can be planted; a check that was not seen to fail may yet be. Two of three are aimed at
   such a check, so the share that was noticed is not that of mistakes drawn blindly.
+- **A misprint may stand in the chapter.** Where the program cannot tell that a line is
+  wrong on purpose, it plants mistakes in it, too, and these are missed.
 - **An error is not a check.** A mistake that stops a cell is easy to notice, and says
   little about the checks. It is counted, and the table says how often.
 - **Noticed is not understood.** A check that fails says that something is wrong, not what.
@@ -83,6 +85,16 @@ TEACHES = (
         "All pictures are too dark by one half of the range. The checks compare two "
         "computations on\nthe same pictures, and both are right about the wrong ones. "
         "*What both sides share, no\ncomparison sees.*",
+    ),
+    (
+        "05_posterior",
+        "cell 37",
+        "walkers = mean + var.sqrt() * z",
+        "walkers = mean + var.sqrt() / z",
+        "Divided by small normal numbers, the draws are wild. Two checks of averages over "
+        "them hold all\nthe same, the mean and the mean square: both take the standard "
+        "error from the same draws.\n*The worse they are, the more it allows.* The error "
+        "to allow is known beforehand here, for a\nmean square $\\sqrt{2/n}$.",
     ),
     (
         "12_other_bound",
