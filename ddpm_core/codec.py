@@ -52,14 +52,12 @@ from .coding import categorical, put, stream, take
 from .coding import choose as choose
 from .coding import largest_log_ratio as largest_log_ratio
 from .coding import log_ratio as log_ratio
-from .coding import octaves as _octaves  # noqa: F401
 from .data import to_model_range, to_uint8
 from .forward import q_posterior
 from .model import evaluating
 from .reverse import predict_x0
 from .schedule import Schedule, visiting
 
-_stream = stream
 LEVELS = 96  # of m = 4 * 2^(-level / 4)
 FIRST_LEVEL = 6  # before the first, which is mostly 8: m = 1, that of an empty picture
 SIGMAS = 128  # of sigma = 128 * 2^(-level / 16) grey levels, for Eq. (13)
