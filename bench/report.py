@@ -19,7 +19,7 @@ How long things take, and how much memory, beside [diffusers](https://github.com
 at hand, and writes this page; the seconds of every round are in `bench/results`. Of each part, the newest run is shown.
 
 **How to read it.** Cases take turns in one run, because on a machine that does other work, too, only ratios taken together mean anything.
-A ratio says how many times as long as ours the other takes: above 1 ours is faster. It is the median over the rounds, each round giving one ratio;
+A ratio says how many times as long as ours the other takes, and under *Memory* how many times as much: above 1 ours is faster, or needs less. It is the median over the rounds, each round giving one ratio;
 in brackets are the quartiles. There are three ratios to diffusers. *As it comes*: what its user gets without asking. *Our dtype and layout*: what its user
 gets who knows what to ask for, the precision and the memory layout that ours chooses by itself; this is the comparison of the two networks. *Both in float32*
 is the other way to be fair: ours told to compute as diffusers does unasked.
@@ -256,7 +256,7 @@ def project(run: dict[str, Any]) -> str:
         + f"""
 {loops}, both from nothing but the environment; of `make test`, the build is the first part. *Run under test* is what the cells of a notebook take there, two
 notebooks at a time. *Weight* is what a page loads from the book's own files before anybody presses a button, text compressed as every public host sends it.
-*First formula*: from opening the page on a local disk until its first formula stands, the median of three times.
+*First formula*: from opening the page on a local disk until its first formula stands, the median of three times. A page that the table lacks is newer than this measurement.
 """
     )
 
@@ -315,11 +315,11 @@ def fewer_steps(measured: dict[str, Any]) -> str:
 
 Fewer steps take less time. The book's Fashion-MNIST model, {n} images a line, {measured["machine"]}: the Frechet distance to real images in
 the book's Fashion features (smaller is better; {n} real images are at {floor[0]:.2f} to {floor[-1]:.2f}), and the share of images of whose class the classifier is more than 0.9
-sure. {measured.get("note", "")} By `{measured["command"]}`, seed {measured["seed"]}. [What fewer steps cost](21_steps.ipynb) explains the samplers, and shows the pictures.
+sure. {measured.get("note", "")} By `{measured["command"]}`, seed {measured["seed"]}. [How few steps are enough?](21_steps.ipynb) explains the samplers, and shows the pictures.
 
 {table("Quality against time", ["`sampler`", "`steps`", "an image", "distance", "sure"], rows)}
-**What to choose.** Left alone, `sample` takes all T steps of the paper's Algorithm 2. In a hurry: `sampler="dpm"` with 10 to 30 steps. With some patience:
-`variance="beta_tilde"` and 100 steps. Not `variance="beta"`, `sample`'s own and the paper's, with fewer than all steps.
+**What to choose.** Left alone, `sample` takes all T steps of the paper's Algorithm 2. In a hurry: `sampler="dpm"` with about 10 steps. With some patience:
+`variance="beta_tilde"` and 100 steps. Not `variance="beta"`, `sample`'s own and the paper's, with as few steps as these.
 """
 
 

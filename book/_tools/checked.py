@@ -93,7 +93,7 @@ TEACHES = (
         "walkers = mean + var.sqrt() / z",
         "Divided by small normal numbers, the draws are wild. Two checks of averages over "
         "them hold all\nthe same, the mean and the mean square: both take the standard "
-        "error from the same draws.\n*The worse they are, the more it allows.* The error "
+        "error from the same draws.\n*The wilder the draws, the more it allows.* The error "
         "to allow is known beforehand here, for a\nmean square $\\sqrt{2/n}$.",
     ),
     (
@@ -145,7 +145,7 @@ def opening(chapters: dict[str, Chapter]) -> str:
     return f"""\
 A check that cannot fail proves nothing. So small mistakes were planted in the mathematics,
 one at a time, and the chapters were run with each of them. **{share(failed, checks)} checks
-were seen to fail.** Of {noticed + missed} mistakes that changed a number,
+were seen to fail.** Of the mistakes that changed a number,
 **{share(noticed, noticed + missed)} were noticed**: {total(lambda one: one.count("check"))}
 by a check, {total(lambda one: one.count("stop"))} because a cell stopped with an error,
 {total(lambda one: one.count("time"))} because one did not end. Another
