@@ -142,13 +142,15 @@ def opening(chapters: dict[str, Chapter]) -> str:
     possible = total(lambda one: one.possible)
     noticed = total(lambda one: one.count(*NOTICED))
     missed = total(lambda one: one.count("within", "shown"))
+    endless = total(lambda one: one.count("time"))
+    ended = f", {endless} because one did not end" if endless else ""
     return f"""\
 A check that cannot fail proves nothing. So small mistakes were planted in the mathematics,
 one at a time, and the chapters were run with each of them. **{share(failed, checks)} checks
 were seen to fail.** Of the mistakes that changed a number,
 **{share(noticed, noticed + missed)} were noticed**: {total(lambda one: one.count("check"))}
-by a check, {total(lambda one: one.count("stop"))} because a cell stopped with an error,
-{total(lambda one: one.count("time"))} because one did not end. Another
+by a check, {total(lambda one: one.count("stop"))} because a cell stopped with an error{ended}.
+Another
 {total(lambda one: one.count("none"))} had no effect. So far {tried} of {possible} possible
 mistakes were tried, in {len(chapters)} of {len(notebooks())} chapters.
 
