@@ -103,7 +103,8 @@ def test_page(browser, page):
     assert not browser.complaints
 
 
-COUNT = "(window.figures = [...document.querySelectorAll('figure:has([role=img]) input[type=range]')]).length"
+# those that play; the one with two sliders has a test of its own
+COUNT = "(window.figures = [...document.querySelectorAll('figure:has([role=img]):not(.two-sliders) input[type=range]')]).length"
 LOOK = """(f => [f.querySelector('[role=img]').style.backgroundPositionY, [...f.querySelectorAll('[role=img] > div')].findIndex(d => !d.hidden),
     f.querySelector('output').textContent].join(' '))(figures[%d].closest('figure'))"""
 PLACE = """(() => { %s.scrollIntoView({block: 'center', behavior: 'instant'}); const r = %s.getBoundingClientRect(); return [r.x, r.y, r.width, r.height] })()"""
@@ -141,6 +142,20 @@ def answers(browser, i: int) -> None:
     assert browser.js(f"{button}.getAttribute('aria-label')") == "play", (
         f"figure {i} does not stop"
     )
+
+
+def test_two_sliders(browser):
+    """Each moves what is shown, by keyboard, and says what it shows."""
+    browser.look(WIDTHS[0], dark=False)
+    browser.open((SITE / "book" / "32_dalle2.html").as_uri())
+    look = """(s => s.style.backgroundPosition + s.getAttribute('aria-label'))
+        (document.querySelector('.two-sliders .seen'))"""
+    seen = [browser.js(look)]
+    for way in ("across", "down"):
+        browser.js(f"document.querySelector('.two-sliders .{way}').focus()")
+        browser.press("ArrowRight")
+        seen.append(browser.js(look))
+    assert len(set(seen)) == 3
 
 
 def test_some_pages_have_formulas_and_figures(browser):

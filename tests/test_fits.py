@@ -76,7 +76,7 @@ BROKEN = """<!doctype html><meta name=viewport content="width=device-width"><art
     <div class="highlight"><pre style="overflow:auto">a line that is much longer than its box is wide, and so it is cut off</pre></div>
     <table style="display:block;overflow-x:auto;width:200px"><td><div style="width:400px">cell</div></table>
     <figure><svg viewBox="0 0 720 300" style="width:300px"><text style="font-size:10px">small</text></svg></figure>
-    <script>setTimeout(() => document.querySelector('article').insertAdjacentHTML('afterbegin', '<div style="height:400px">late</div>'), 60)</script></article>"""
+    <script>requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => document.querySelector('article').insertAdjacentHTML('afterbegin', '<div style="height:400px">late</div>'), 20)))</script></article>"""
 
 
 def test_what_is_broken_is_seen(browser, tmp_path):

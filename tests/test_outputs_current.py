@@ -121,7 +121,7 @@ def test_set_up_cell(path):
         "python -m book._tools.set_address"
     )
     assert (
-        len(cells[0].source.splitlines()) <= 9
+        len(cells[0].source.splitlines()) <= 11
         and not cells[0].outputs
         and "remove-cell" in cells[0].metadata.tags
     )

@@ -88,7 +88,7 @@ def test_a_line_runs(line, home, tmp_path, monkeypatch):
         more = "--device cpu --batch-size 4"
         if "inception" in words:
             words[words.index("inception")] = "none"
-            more += " --bound 2 --evaluations 2"
+            more += " --bound 2 --evaluations 4"
         if words[0] == "evaluate" and "--unseen" not in words:
             more += " --unseen folder:kept"
         number = "--steps 2" if words[0] == "sample" else ""
