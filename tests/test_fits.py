@@ -1,15 +1,12 @@
 """No page is cut: its formulas, code and tables at three widths; nothing moves while it loads; it is light, and soon there."""
 
 import time
-import tomllib
-from pathlib import Path
 
 import pytest
 from site_pages import PAGES, SITE, built, name
 
 from book._tools import fits
 from book._tools.browser import CHROMIUM, Browser
-from book._tools.notebooks import BOOK
 
 pytestmark = [
     built,
@@ -19,8 +16,6 @@ pytestmark = [
     ),
 ]
 HEAVIEST = 2_000_000  # bytes of a page with all that it loads, not compressed
-# What chapters written for wider columns may still have, until they are written anew. An entry may only be taken away.
-ALLOWED = tomllib.loads((Path(__file__).parent / "fits_allowance.toml").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +28,13 @@ def browser():
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_nothing_is_cut_and_nothing_moves(browser, page):
     found = fits.look(browser, page)
-    allowed = ALLOWED.get(page.stem, {})
     for width in fits.WIDTHS:
         for what in ("formulas", "code", "tables"):
             cut = found.get(f"{what} {width}", [])
-            assert len(cut) <= allowed.get(what, 0), f"{what} cut at {width} px: {cut}"
-    assert len(found["small"]) <= allowed.get("small", 0), (
-        f"too small: {found['small']}"
-    )
+            assert not cut, f"{what} cut at {width} px: {cut}"
+    assert not found["small"], f"too small: {found['small']}"
     assert found["shift"] < 0.05, found["moved"]
-    assert found["bytes"] <= allowed.get("bytes", HEAVIEST), found["bytes"]
-
-
-def test_the_allowance_is_for_chapters_only():
-    chapters = {path.stem for path in BOOK.glob("*.ipynb")} | {"equations"}
-    assert set(ALLOWED) <= chapters  # equations.md repeats the chapters' formulas
+    assert found["bytes"] <= HEAVIEST, found["bytes"]
 
 
 def crowded() -> float:
