@@ -37,6 +37,7 @@ PREPARE = """(() => {
     }
 })()"""
 TOO_WIDE = """[...document.querySelectorAll('article *')].filter(e => !e.closest('mjx-assistive-mml') && !e.closest('.noprint')
+    && !e.parentElement.closest('svg') // what a drawing clips away reaches beyond it
     && e.getBoundingClientRect().width && e.getBoundingClientRect().right > document.documentElement.clientWidth + 2)
     .map(e => (e.closest('div.math, table, pre, figure') ?? e).outerHTML.slice(0, 90))"""
 UNSET = "[...document.querySelectorAll('article .math')].filter(e => !e.querySelector('mjx-container')).length + document.querySelectorAll('mjx-merror').length"
