@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from site_pages import PAGES, SITE, built, name
 
+from book._tools import fits
 from book._tools.browser import CHROMIUM, Browser, weight
 
 pytestmark = [
@@ -15,8 +16,7 @@ pytestmark = [
     ),
 ]
 each_page = pytest.mark.parametrize("page", PAGES, ids=name)
-WIDTHS = (360, 768, 1920)
-HEAVIEST = 3_000_000  # bytes of a page with all that it loads before anybody presses a button, text compressed as every public host sends it
+HEAVIEST = 2_000_000  # bytes of a page with all that it loads before anybody presses a button, not compressed
 AXE = (
     Path(__file__).parent / "axe-core" / "axe.min.js"
 ).read_text()  # 4.14.1 of npm, MPL-2.0: for these tests only, no part of the book
@@ -47,7 +47,6 @@ LIGHTNESS = "(getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).
 # A picture that shines through or is drawn in black on black: at night each lies on a plate of its own.
 BARE = """[...document.querySelectorAll('.cell_output img, figure.picture img')].filter(i =>
     getComputedStyle(i).backgroundColor.match(/[\\d.]+/g).slice(0, 3).some(v => v < 200) || !parseFloat(getComputedStyle(i).borderRadius)).length"""
-DRAWN = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 # The inside of a formula is MathJax's, and thousands of elements a page: what a reader gets of it is UNSPOKEN's matter, and here each is a word.
 # Of the code the first two blocks do: all have the same colours.
 SHORTEN = """document.querySelectorAll('mjx-container').forEach(m => m.replaceWith('formula'));
@@ -70,21 +69,19 @@ def browser():
 
 @each_page
 def test_page(browser, page):
-    browser.look(WIDTHS[0], dark=False)
-    browser.open(page.as_uri())
-    assert browser.js("innerWidth") == WIDTHS[0]
+    found = fits.look(browser, page)
+    for width in fits.WIDTHS:
+        for what in ("formulas", "code", "tables", "moved"):
+            cut = found.get(f"{what} {width}", [])
+            assert not cut, f"{what} at {width} px: {cut}"
+    assert not found["small"], f"too small: {found['small']}"
+    assert found["bytes"] <= HEAVIEST, weight(browser.requested)
     assert not browser.js(UNSET), "formulas that are not set"
     assert not browser.js(UNSPOKEN), "formulas without MathML for a screen reader"
-    assert sum(weight(browser.requested).values()) <= HEAVIEST, weight(
-        browser.requested
-    )
-    browser.js(
-        AXE + ";document.querySelectorAll('details').forEach(d => d.open = true)"
-    )  # solutions are read, too
-    for width in WIDTHS:
+    for width in reversed(fits.WIDTHS):  # begins where the look above ended
         for dark in (False, True):
             browser.look(width, dark)
-            browser.js(DRAWN)
+            browser.js(fits.DRAWN)
             assert (browser.js(LIGHTNESS) < 0.5) == dark, (
                 "light or dark as the reader's system is"
             )
@@ -93,10 +90,12 @@ def test_page(browser, page):
             )
         assert not browser.js(STICKS_OUT), f"the page scrolls sideways at {width} px"
         assert not browser.js(CUT_OFF), f"formulas cut off at {width} px"
+    assert browser.js("innerWidth") == fits.WIDTHS[0]
+    browser.js(AXE + ";0")
     browser.js(SHORTEN)
     assert not browser.js(COLOURS), "at night"
-    browser.look(WIDTHS[0], dark=False)
-    browser.js(DRAWN)
+    browser.look(fits.WIDTHS[0], dark=False)
+    browser.js(fits.DRAWN)
     assert not browser.js(IN_FULL)
     for figure in range(browser.js(COUNT)):
         answers(browser, figure)
@@ -146,7 +145,7 @@ def answers(browser, i: int) -> None:
 
 def test_two_sliders(browser):
     """Each moves what is shown, by keyboard, and says what it shows."""
-    browser.look(WIDTHS[0], dark=False)
+    browser.look(fits.WIDTHS[0], dark=False)
     browser.open((SITE / "book" / "32_dalle2.html").as_uri())
     look = """(s => s.style.backgroundPosition + s.getAttribute('aria-label'))
         (document.querySelector('.two-sliders .seen'))"""

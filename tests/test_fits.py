@@ -1,6 +1,4 @@
-"""No page is cut: its formulas, code and tables at three widths; nothing moves while it loads; it is light, and soon there."""
-
-import time
+"""What test_browser.py looks for on every page is seen where it is broken; the first formula is soon there; a formula's menu."""
 
 import pytest
 from site_pages import PAGES, SITE, built, name
@@ -15,7 +13,6 @@ pytestmark = [
         reason="no browser here: install chromium to test the pages in one",
     ),
 ]
-HEAVIEST = 2_000_000  # bytes of a page with all that it loads, not compressed
 
 
 @pytest.fixture(scope="module")
@@ -25,53 +22,50 @@ def browser():
     browser.close()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_nothing_is_cut_and_nothing_moves(browser, page):
-    found = fits.look(browser, page)
-    for width in fits.WIDTHS:
-        for what in ("formulas", "code", "tables"):
-            cut = found.get(f"{what} {width}", [])
-            assert not cut, f"{what} cut at {width} px: {cut}"
-    assert not found["small"], f"too small: {found['small']}"
-    assert found["shift"] < 0.05, found["moved"]
-    assert found["bytes"] <= HEAVIEST, found["bytes"]
-
-
-def crowded() -> float:
-    """How many times longer a computation takes than it computes: 1 on a core of one's own."""
-    wall, own = time.perf_counter(), time.process_time()
-    while time.process_time() - own < 0.15:
-        pass
-    return (time.perf_counter() - wall) / (time.process_time() - own)
-
-
 def test_the_first_formula_is_there_within_half_a_second(browser):
-    """Of the page with the most formulas, on a processor held to a quarter of its speed; the seconds that a core of one's own would have
-    taken, where others compute beside this test (the correction is rough: 0.13 to 0.8 were seen beside eight others); the best of five."""
+    """Of the page with the most formulas, on a processor held to a quarter of its speed: the
+    seconds that the page itself computes, since others may compute beside this test; the
+    best of five, since they share caches with it."""
     page = max(PAGES, key=lambda p: p.read_text().count('class="math'))
     seconds = []
     while len(seconds) < 5 and min(seconds, default=9) > 0.5:
-        before = crowded()
-        found = fits.first_formula(browser, page)
-        seconds.append(found / max(1, (before + crowded()) / 2))
+        seconds.append(fits.first_formula(browser, page)[1])
     assert min(seconds) <= 0.5, f"{name(page)}: {seconds}"
 
 
+LATE = """<!doctype html><meta name=viewport content="width=device-width"><article><script>%s</script>
+    <div class="math"><mjx-math>x</mjx-math></div></article>"""
+
+
+def test_a_late_formula_is_seen(browser, tmp_path):
+    """A script that computes for 0.4 s before the formula can be shown is noticed."""
+    seconds = []
+    for wait in (0, 400):
+        busy = f"for (const end = Date.now() + {wait}; Date.now() < end;);"
+        page = tmp_path / f"late_{wait}.html"
+        page.write_text(LATE % busy)
+        seconds.append(fits.first_formula(browser, page)[1])
+    assert seconds[0] < 0.5 and seconds[1] > seconds[0] + 0.05
+
+
+LATE_BOX = "document.querySelector('article').insertAdjacentHTML('afterbegin', '<div style=\"height:400px\">late</div>')"
 BROKEN = """<!doctype html><meta name=viewport content="width=device-width"><article style="width:300px">
     <div class="math" style="overflow-x:auto" data-tex="x"><mjx-container><mjx-math style="display:inline-block;width:900px">x</mjx-math></mjx-container></div>
     <p><span class="math" data-tex="y"><mjx-math style="display:inline-block;width:400px">y</mjx-math></span></p>
     <div class="highlight"><pre style="overflow:auto">a line that is much longer than its box is wide, and so it is cut off</pre></div>
     <table style="display:block;overflow-x:auto;width:200px"><td><div style="width:400px">cell</div></table>
     <figure><svg viewBox="0 0 720 300" style="width:300px"><text style="font-size:10px">small</text></svg></figure>
-    <script>requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => document.querySelector('article').insertAdjacentHTML('afterbegin', '<div style="height:400px">late</div>'), 20)))</script></article>"""
+    <script src="late.js"></script></article>"""
 
 
 def test_what_is_broken_is_seen(browser, tmp_path):
     (tmp_path / "broken.html").write_text(BROKEN)
-    found = fits.look(browser, tmp_path / "broken.html", throttle=1)
+    (tmp_path / "late.js").write_text(LATE_BOX)
+    found = fits.look(browser, tmp_path / "broken.html")
+    assert all(len(found[f"moved {width}"]) > 2 for width in fits.WIDTHS)
     assert found["formulas 360"] == ["x", "y"]
     assert len(found["code 1440"]) == len(found["tables 768"]) == 1
-    assert len(found["small"]) == 1 and found["shift"] > 0.05
+    assert len(found["small"]) == 1
     assert 500 < found["bytes"] < 5000
 
 

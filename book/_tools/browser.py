@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 import zlib
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -71,6 +72,7 @@ class Browser:
         os.close(from_browser)
         self._buffer, self._number, self._session = b"", 0, None
         self.complaints, self.requested, self.loaded = [], [], False
+        self._trace, self._tracing = [], False
         target = self("Target.createTarget", url="about:blank")["targetId"]
         self._session = self("Target.attachToTarget", targetId=target, flatten=True)[
             "sessionId"
@@ -113,6 +115,10 @@ class Browser:
         kind, said = event.get("method"), event.get("params", {})
         if kind == "Page.loadEventFired":
             self.loaded = True
+        elif kind == "Tracing.dataCollected":
+            self._trace += said["value"]
+        elif kind == "Tracing.tracingComplete":
+            self._tracing = False
         elif kind == "Runtime.exceptionThrown":
             details = said["exceptionDetails"]
             self.complaints.append(
@@ -184,6 +190,16 @@ class Browser:
         self.js(
             "window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => document.fonts.ready).then(() => 1) : 1"
         )
+
+    def traced(self, categories: list[str], action: Callable[[], object]) -> list[dict]:
+        """The events of the browser's own trace while something is done."""
+        self._trace, self._tracing = [], True
+        self("Tracing.start", traceConfig={"includedCategories": categories})
+        action()
+        self("Tracing.end")
+        while self._tracing:
+            self._note(self._receive())
+        return self._trace
 
     def click(self, x: float, y: float) -> None:
         """The left button of the mouse, at a point of the window."""
