@@ -193,15 +193,15 @@ def on_ground(
         )
     colour = colour.expand(len(drawings), 3)[..., None, None]
     out = drawings.new_empty(len(drawings), 3, size, size)
-    for i in range(0, len(drawings), 512):  # int32 copies of a part only
-        part = drawings[i : i + 512].to(torch.int32)
+    for i in range(0, len(drawings), 16):  # int32 copies that fit into a cache
+        part = drawings[i : i + 16].to(torch.int32)
         rgb, alpha = part[:, :3], part[:, 3:]
         if side == size:
             whole, pixels = 255, rgb * alpha
         else:
             whole, pixels, alpha = 4 * 255, _sum4(rgb * alpha), _sum4(alpha)
-        pixels += (whole - alpha) * colour[i : i + 512]
-        out[i : i + 512] = (2 * pixels + whole) // (2 * whole)
+        pixels += (whole - alpha) * colour[i : i + 16]
+        out[i : i + 16] = (2 * pixels + whole) // (2 * whole)
     return out
 
 

@@ -84,7 +84,7 @@ def test_a_small_notebook(tmp_path, quick):
 
     # It goes on where it was: what is missing is tried, what is there is not.
     store = tmp_path / "kept.json"
-    kept = dict(list(found.mistakes.items())[:5])
+    kept = dict(list(found.mistakes.items())[:-5])
     kept[wrong] = ("shown", "")
     checks = [replace(check, seen=None) for check in found.checks]
     some = replace(found, mistakes=kept, checks=checks)
@@ -136,7 +136,8 @@ def both_ways(nb):
     rehearsal.listen()
     survey, holders = rehearsal.first_run(rehearsal.cells_of(nb), ROOT / "ddpm_core")
     rows = []
-    for one in mutants.planted_in(nb, survey, ROOT, 0):
+    # every third: each is tried twice, and all say the same
+    for one in mutants.planted_in(nb, survey, ROOT, 0)[::3]:
         holder = holders[mutants.begins(survey, one)]
         said = [holder.ask(survey, one, None, whole) for whole in (False, True)]
         same = [(a["failed"], a["stop"], a["changed"]) for a in said]
