@@ -238,7 +238,9 @@ def guided(
     classifier.
 
     Ho and Salimans 2022, their 6; the scale s = 1 + w of other papers is 1 for w = 0,
-    where this is `given`. A learned v stays that of the conditions.
+    where this is `given`. A learned v stays that of the conditions. Not
+    ddpm_core.after.guided, which takes s, behind its conditions, or a gradient:
+    guided(unet, 2.0, labels) is after.guided(unet, labels, None, 3.0).
 
     w           a number, or one for each image, (B,)
     conditions, named  as in `given`

@@ -103,7 +103,9 @@ def main() -> None:
     o.out.mkdir(parents=True, exist_ok=True)
     rows, pictures = [], []
     for kind, scale in ROWS:
-        place = o.out / f"{kind}-{scale:g}-{o.n}-{o.steps}-{o.seed}.json"
+        # of these weights: a row of others must not be taken for it
+        weights = made["weights_sha256"][:8] + made["classifier_sha256"][:8]
+        place = o.out / f"{kind}-{scale:g}-{o.n}-{o.steps}-{o.seed}-{weights}.json"
         if not place.exists():
             images = ddpm.to_uint8(draw(kind, scale))
             shown = images[:: o.n // 10].flatten().tolist()

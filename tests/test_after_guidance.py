@@ -4,6 +4,7 @@ import pytest
 import torch
 from laboratory import generator, randn
 
+from ddpm_core import guided as guided_by_w
 from ddpm_core import (
     linear_schedule,
     load_images,
@@ -69,6 +70,8 @@ def test_without_a_classifier_s_mixes_the_two_answers():
     for s in (0.0, 1.0, 3.5):
         bent = guided(model, y, None, s)
         torch.testing.assert_close(bent(x, 5), free + s * (told - free))
+        # its namesake takes w = s - 1
+        torch.testing.assert_close(guided_by_w(model, s - 1, y)(x, 5), bent(x, 5))
         named = guided(model, dict(shift=0.7), dict(shift=0.1), s)
         torch.testing.assert_close(named(x, 5), x * 0.5 + 0.1 + s * 0.6)
 

@@ -144,6 +144,12 @@ TABLE = [
         "guidance = 'much'; wanted a finite number",
     ),
     (lambda: ddpm.guided(NET, True, LABELS), TypeError, "guidance = True"),
+    (lambda: ddpm.guided(NET, LABELS, None, 3.0), TypeError, "guidance = tensor("),
+    (
+        lambda: ddpm.guided(NET, SHORT, lambda x, t: x),
+        TypeError,
+        "guidance = Schedule(",
+    ),
     # times
     (
         lambda: ddpm.q_sample(SHORT, X, 0, X),
@@ -1152,6 +1158,11 @@ TABLE = [
         "guided(model, Schedule, str); wanted",
     ),
     (lambda: after.guided(NET, LABELS, None, "much"), TypeError, "with a number s"),
+    (
+        lambda: after.guided(NET, 2.0, LABELS),
+        TypeError,
+        "guided(model, w, ...) is ddpm_core.guided",
+    ),
     (
         lambda: after.guided(NET, LABELS, None, float("nan")),
         ValueError,

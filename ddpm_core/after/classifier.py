@@ -15,15 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data import data_folder
+from ..runtime.store import register
 from ..schedule import check_t
 from ..unet import TimeEmbedding, norm
 
 FORMAT = "ddpm_core noise-aware classifier 1"
 
 
+@register
 class NoisyClassifier(nn.Module):
-    """p(y | x_t): four convolutions that are told t, a mean over the picture, a linear layer. About 100,000 parameters.
+    """p(y | x_t): four convolutions that are told t, a mean over each of parts x parts pieces of the picture, a linear layer.
 
+    Under much noise the answer is spread over the whole picture, and *where* something is says more than *whether* it is there. So
+    the layer sees each piece by itself; parts = 1 is one mean over the picture.
     (x_t (B, channels, H, W) float, t int or LongTensor (B,) in 0..T) -> logits (B, classes)
     t = 0 is a clean picture. The x_t need not lie in [-1, 1]: they carry noise.
     Raises TypeError or ValueError for pictures that are no floats or of another number of channels.
@@ -31,9 +35,11 @@ class NoisyClassifier(nn.Module):
 
     card: dict[str, Any]
 
-    def __init__(self, channels: int = 1, classes: int = 10, width: int = 32) -> None:
+    def __init__(
+        self, channels: int = 1, classes: int = 10, width: int = 32, parts: int = 7
+    ) -> None:
         super().__init__()
-        self.config = dict(channels=channels, classes=classes, width=width)
+        self.config = dict(channels=channels, classes=classes, width=width, parts=parts)
         for name, value in self.config.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(
@@ -47,7 +53,7 @@ class NoisyClassifier(nn.Module):
         )
         self.norms = nn.ModuleList(norm(out, 8) for out in widths[1:])
         self.shifts = nn.ModuleList(nn.Linear(2 * width, out) for out in widths[1:])
-        self.head = nn.Linear(widths[-1], classes)
+        self.head = nn.Linear(widths[-1] * parts**2, classes)
 
     def forward(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         channels = self.config["channels"]
@@ -64,7 +70,8 @@ class NoisyClassifier(nn.Module):
         h = x_t
         for conv, normalise, shift in zip(self.convs, self.norms, self.shifts):
             h = F.silu(normalise(conv(h)) + shift(emb)[..., None, None])
-        logits: Tensor = self.head(h.mean((2, 3)))  # (B, classes)
+        pieces = F.adaptive_avg_pool2d(h, self.config["parts"])
+        logits: Tensor = self.head(pieces.flatten(1))  # (B, classes)
         return logits
 
 

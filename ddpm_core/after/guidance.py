@@ -30,6 +30,8 @@ def guided(model: Model, *how: Any) -> Model:
                                         a dict by name, such as dict(context=..., mask=...), a tensor (labels), or None for nothing.
                                         s = 0 leaves the condition out, s = 1 obeys it, s > 1 exaggerates
 
+    Not ddpm_core.guided(model, w, *conditions), which takes the w of Ho and Salimans, as `sample(guidance=)` does: s = 1 + w, so that
+    ddpm_core.guided(model, 2.0, labels) is guided(model, labels, None, 3.0) here. Each refuses the other's arguments.
     -> callable (x_t, t) -> eps_hat, like x_t
     Raises TypeError for anything else, ValueError for an s that is not finite, and, when it is asked, ValueError for a gradient or an
     answer of another shape than x_t.
@@ -46,7 +48,7 @@ def guided(model: Model, *how: Any) -> Model:
         return _without_classifier(model, *how)
     raise TypeError(
         f"guided(model, {', '.join(type(part).__name__ for part in how)}); wanted guided(model, schedule, gradient) "
-        "or guided(model, told, null, s) with a number s"
+        "or guided(model, told, null, s) with a number s = 1 + w; guided(model, w, ...) is ddpm_core.guided"
     )
 
 
