@@ -314,6 +314,58 @@ def test_what_is_said_of_clip_is_found_again():
     assert top > stored["image to text R@5"]  # fewer to be mistaken for
 
 
+def stored(name):
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def test_what_is_said_of_guidance_by_words_stands_in_the_tables():
+    glide, push, own = stored("glide"), stored("clipguide"), "by the generator's CLIP"
+    real, sweep = glide["rows"]["real"], glide["sweep"]
+    assert max(r["top5"] for r in sweep.values()) < real["top5"] / 2
+    assert (
+        sweep["8.0"][own]["top5"]
+        > glide["rows"]["real, by the generator's CLIP"]["top5"]
+    )
+    assert sorted(sweep, key=lambda s: sweep[s]["kid"])[:2] == ["2.0", "3.0"]
+    far, near = "nearest training picture", "nearest training picture, real"
+    assert sweep["3.0"][far] > glide["training pairs, s = 3"][far] > glide["rows"][near]
+    fooled = push["sweep"]["clean, s = 30"]
+    assert fooled["by the guiding CLIP"]["top5"] > 0.9 > 10 * fooled["top5"]
+    told, clean = (
+        {int(k.split("= ")[1]): v for k, v in push["accuracy"].items() if kind in k}
+        for kind in ("told t", "clean")
+    )
+    assert clean[50] > told[50] + 0.06 and abs(clean[100] - told[100]) < 0.06
+    assert all(told[t] > clean[t] + 0.1 for t in (200, 300, 500))
+
+
+def test_what_is_said_of_the_readers_stands_in_the_tables():
+    curves = stored("readers")["training loss"]
+    clip, along, minilm = (
+        curves[f"reader-{name}"] for name in ("clip", "scratch", "minilm")
+    )
+    for first, last in ((500, 1000), (1000, 1500), (1500, 2000), (2000, 2450)):
+        means = [
+            sum(loss for step, loss in curve if first < step <= last)
+            for curve in (clip, along, minilm)
+        ]
+        assert means == sorted(means)
+
+
+def test_what_is_said_of_the_prior_stands_in_the_tables():
+    d, scales = stored("dalle2")["decoder"], stored("scales")
+    own, drawn, key = (
+        d["the text's own"],
+        d["prior, s = 2"],
+        "R@1 of the true among all",
+    )
+    assert own[key] > drawn[key] and own["top5"] < drawn["top5"]
+    best = scales["words and prior, s = 8"]["top5"]
+    error = (best * (1 - best) / 256) ** 0.5
+    assert best > scales["words, s = 8"]["top5"] + 2 * error
+    assert abs(best - scales["rows"]["real"]["top5"] / 2) < error
+
+
 # --- ddpm draw
 
 

@@ -336,6 +336,34 @@ def normals(seed: int, n: int) -> torch.Tensor:
     return torch.tensor(out[:n], dtype=torch.float32)
 
 
+def run_slider(
+    run: list[tuple[int, torch.Tensor, torch.Tensor]],
+    scale: int,
+    alt: str,
+    caption: str,
+) -> str:
+    """The frames of a run, (t, x_t, x0_hat), side by side in a slider over t."""
+    frames = [
+        image_grid(
+            torch.cat(
+                [x.clamp(-2, 2) / 2 if t else x.clamp(-1, 1), x0_hat.clamp(-1, 1)]
+            ),
+            columns=2,
+            gap=2,
+        )
+        for t, x, x0_hat in run
+    ]
+    return FrameSlider(
+        frames,
+        [t for t, _, _ in run],
+        name="t",
+        scale=scale,
+        start=len(frames) - 1,
+        alt=alt,
+        caption=caption,
+    )._repr_html_()
+
+
 def stored_run(checkpoint: ddpm.Checkpoint) -> str:
     """The run that the page's first setting makes, as frames: on the left x_t, on the right x0_hat."""
     c = checkpoint.model.config
@@ -357,27 +385,14 @@ def stored_run(checkpoint: ddpm.Checkpoint) -> str:
             labels=torch.tensor([STORED["label"]]),
         )
     )
-    frames = [
-        image_grid(
-            torch.cat(
-                [x.clamp(-2, 2) / 2 if t else x.clamp(-1, 1), x0_hat.clamp(-1, 1)]
-            ),
-            columns=2,
-            gap=2,
-        )
-        for t, x, x0_hat in run
-    ]
-    return FrameSlider(
-        frames,
-        [t for t, _, _ in run],
-        name="t",
+    return run_slider(
+        run,
         scale=6,
-        start=len(frames) - 1,
         alt=f"Two squares: on the left static that becomes a {name} as t falls from {checkpoint.schedule.T} to 0, on the right the "
         "network's guess of the end, at first black and white speckle, then a grey cloud, then an outline.",
         caption=f"A stored run: a {name}, seed {STORED['seed']}, {STORED['steps']} steps of DDIM. Left: what the sampler holds. "
         "Right: what the network would answer if it had to answer now, Eq. (15).",
-    )._repr_html_()
+    )
 
 
 def megabytes() -> str:
@@ -404,19 +419,35 @@ def figure(stored: str, about: dict) -> str:
         for n in (10, 20, 50, 100, 250, 1000)
     )
     side, size = about["image_size"], html.escape(megabytes())
-    return f"""<div class="draw" id="draw" data-side="{side}">
-<form class="draw-live" hidden>
-<div class="draw-settings">
-<label>What <select name="label">{options}<option value="{len(about["classes"])}">whatever comes</option></select></label>
+    settings = f"""<label>What <select name="label">{options}<option value="{len(about["classes"])}">whatever comes</option></select></label>
 <label>Seed <input name="seed" type="number" min="0" max="999999" step="1" value="{STORED["seed"]}" inputmode="numeric"></label>
 <label>Steps <select name="steps">{steps}</select></label>
-<label>Sampler <select name="sampler"><option value="ddim">DDIM</option><option value="ddpm">Algorithm 2</option></select></label>
+<label>Sampler <select name="sampler"><option value="ddim">DDIM</option><option value="ddpm">Algorithm 2</option></select></label>"""
+    opening = f'class="draw" id="draw" data-side="{side}"'
+    return page_figure("draw", opening, settings, side, size, about["T"], stored)
+
+
+def page_figure(
+    name: str,
+    opening: str,
+    settings: str,
+    side: int,
+    size: str,
+    T: int,
+    stored: str,
+    more: str = "",
+) -> str:
+    """The figure of a page that draws: its settings, two canvases, the way through t, and a stored run for browsers that cannot."""
+    return f"""<div {opening}>
+<form class="draw-live" hidden>
+<div class="draw-settings">
+{settings}
 </div>
 <div class="draw-pair">
 <figure><canvas class="draw-x" width="{side}" height="{side}" role="img" aria-label="What the sampler holds: static"></canvas><figcaption>what the sampler holds, x<sub>t</sub></figcaption></figure>
 <figure><canvas class="draw-x0" width="{side}" height="{side}" role="img" aria-label="The network's guess of the end: nothing yet"></canvas><figcaption>what the network sees in it, x&#770;<sub>0</sub></figcaption></figure>
 </div>
-<div class="draw-controls"><button type="submit">Draw (loads {size}, once)</button><div class="draw-way"><label>t <input class="draw-time" type="range" min="0" max="0" value="0" disabled></label><output class="draw-t">{about["T"]}</output></div></div>
+<div class="draw-controls"><button type="submit">Draw (loads {size}, once)</button><div class="draw-way"><label>t <input class="draw-time" type="range" min="0" max="0" value="0" disabled></label><output class="draw-t">{T}</output></div></div>
 <p class="draw-said" role="status" data-size="{size}">Nothing leaves your device, and after the first press nothing more is loaded.</p>
 <div class="draw-shelf" aria-label="What you have drawn" role="group"></div>
 </form>
@@ -424,8 +455,8 @@ def figure(stored: str, about: dict) -> str:
 <details class="draw-stored" open><summary>A stored run</summary>
 {stored}
 </details>
-<script>if (typeof WebAssembly === "object" && typeof DecompressionStream === "function") {{
-  const root = document.getElementById("draw");
+{more}<script>if (typeof WebAssembly === "object" && typeof DecompressionStream === "function") {{
+  const root = document.getElementById("{name}");
   root.querySelector("form").hidden = false; root.querySelector(".draw-stored").open = false; root.querySelector(".draw-cannot").remove(); }}</script>
 </div>
 """

@@ -27,14 +27,20 @@ import torch
 from onnx import TensorProto
 
 import ddpm_core as ddpm
-from book._tools.export_onnx import RUNTIME, Graph, normals, sha256
+from book._tools.export_onnx import (
+    RUNTIME,
+    Graph,
+    normals,
+    page_figure,
+    run_slider,
+    sha256,
+)
 from ddpm_core.after.clip import CLIP
 from ddpm_core.after.prior import Decoder
 from ddpm_core.after.reading import known_words, words_network, words_tokenizer
 from ddpm_core.after.text import TextEncoder
 from ddpm_core.captions import GROUNDS, STYLES, load_captioned
 from ddpm_core.data import data_folder
-from ddpm_core.figures import FrameSlider, image_grid
 
 TARGET = Path(__file__).resolve().parents[1] / "words"
 MADE_OF = ("clip", "decoder")
@@ -254,26 +260,15 @@ def run(
 
 def stored_run() -> str:
     frames = run(Told(), STORED)
-    pictures = [
-        image_grid(
-            torch.cat([x.clamp(-2, 2) / 2 if t else x.clamp(-1, 1), x0.clamp(-1, 1)]),
-            columns=2,
-            gap=2,
-        )
-        for t, x, x0 in frames
-    ]
     words = caption(STORED["artist"], STORED["thing"], STORED["ground"])
-    return FrameSlider(
-        pictures,
-        [t for t, _, _ in frames],
-        name="t",
+    return run_slider(
+        frames,
         scale=5,
-        start=len(frames) - 1,
         alt=f"Two squares: on the left coloured static that becomes a small picture as t falls from 1000 to 0, on the right the network's "
         f"guess of the end, at first a blur. Asked for: {words}.",
         caption=f'A stored run: "{words}", seed {STORED["seed"]}, s = {STORED["scale"]}, {STORED["steps"]} steps of DDIM. Left: what '
         "the sampler holds. Right: what the network would answer if it had to answer now.",
-    )._repr_html_()
+    )
 
 
 def megabytes() -> str:
@@ -301,34 +296,18 @@ def figure(stored: str, about: dict[str, Any]) -> str:
     known = {k: about[k] for k in ("words", "merges", "length")}
     told = json.dumps(known, ensure_ascii=False, separators=(",", ":"))
     told = told.replace("</", "<\\/")
-    return f"""<div class="draw words" id="words">
-<form class="draw-live" hidden>
-<div class="draw-settings">
-<label class="words-what">What <input name="thing" type="text" list="words-things" value="{STORED["thing"]}" maxlength="60" required autocomplete="off" autocapitalize="off" spellcheck="false"><datalist id="words-things">{things}</datalist></label>
+    settings = f"""<label class="words-what">What <input name="thing" type="text" list="words-things" value="{STORED["thing"]}" maxlength="60" required autocomplete="off" autocapitalize="off" spellcheck="false"><datalist id="words-things">{things}</datalist></label>
 <label>Artist <select name="artist">{options([*plain(STYLES), ("", "not named")], STORED["artist"])}</select></label>
 <label>Ground <select name="ground">{options([("", "white"), *plain(GROUNDS)], STORED["ground"])}</select></label>
 <label>Seed <input name="seed" type="number" min="0" max="999999" step="1" value="{STORED["seed"]}" inputmode="numeric"></label>
 <label>Guidance s <select name="scale">{options(plain((1, 2, 3, 5, 8)), STORED["scale"])}</select></label>
-<label>Steps <select name="steps">{options(plain((10, 25, 50, 100)), STORED["steps"])}</select></label>
-</div>
-<div class="draw-pair">
-<figure><canvas class="draw-x" width="{size}" height="{size}" role="img" aria-label="What the sampler holds: static"></canvas><figcaption>what the sampler holds, x<sub>t</sub></figcaption></figure>
-<figure><canvas class="draw-x0" width="{size}" height="{size}" role="img" aria-label="The network's guess of the end: nothing yet"></canvas><figcaption>what the network sees in it, x&#770;<sub>0</sub></figcaption></figure>
-</div>
-<div class="draw-controls"><button type="submit">Draw (loads {blank}, once)</button><div class="draw-way"><label>t <input class="draw-time" type="range" min="0" max="0" value="0" disabled></label><output class="draw-t">{about["T"]}</output></div></div>
-<p class="draw-said" role="status" data-size="{blank}">Nothing leaves your device, and after the first press nothing more is loaded.</p>
-<div class="draw-shelf" aria-label="What you have drawn" role="group"></div>
-</form>
-<p class="draw-cannot">This browser cannot run the network (it lacks script, WebAssembly or decompression), so here is a run from the book's own machine.</p>
-<details class="draw-stored" open><summary>A stored run</summary>
-{stored}
-</details>
-<script type="application/json" class="words-known">{told}</script>
-<script>if (typeof WebAssembly === "object" && typeof DecompressionStream === "function") {{
-  const root = document.getElementById("words");
-  root.querySelector("form").hidden = false; root.querySelector(".draw-stored").open = false; root.querySelector(".draw-cannot").remove(); }}</script>
-</div>
+<label>Steps <select name="steps">{options(plain((10, 25, 50, 100)), STORED["steps"])}</select></label>"""
+    more = f"""<script type="application/json" class="words-known">{told}</script>
 """
+    opening = 'class="draw words" id="words"'
+    return page_figure(
+        "words", opening, settings, size, blank, about["T"], stored, more
+    )
 
 
 def current() -> bool:

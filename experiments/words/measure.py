@@ -27,11 +27,24 @@ from ddpm_core.after.prior import slerp
 from ddpm_core.after.text import PAD
 from ddpm_core.captions import GROUNDS, STYLES, Drawing, load_drawings
 from ddpm_core.metrics import kid
+from ddpm_core.runtime.store import read_about
 
 from .drawings import Bank, Drawings
-from .train import RUNS, SCHEDULE, SIZE, larger, silhouette, tokenizer, trained
+from .train import (
+    RUNS,
+    SCHEDULE,
+    SIZE,
+    USED,
+    as_listed,
+    larger,
+    place_of,
+    silhouette,
+    tokenizer,
+    trained,
+)
 
 Model = Callable[..., Tensor]
+STORED = Path("data/checkpoints/words")
 # two pictures, and the words whose difference turns them
 PAD_ENDS = (
     ["noto red apple", "twemoji tropical fish"],
@@ -652,10 +665,7 @@ def measure_readers(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_latent(a: argparse.Namespace) -> dict[str, Any]:
-    """Latent diffusion: the sweep over s; --names latent,pixels compares with pixels."""
-    from ddpm_core.after.autoencoder import Whitening
-    from ddpm_core.runtime.store import read_about
-
+    """Latent diffusion: the sweep over s."""
     judge, eye = Judge(a.device), trained("clip", a.device)
     own, first = Judge(a.device, "clip"), trained("autoencoder", a.device)
     data, rows = held_out(a.n, a.device, 64)
@@ -672,40 +682,87 @@ def measure_latent(a: argparse.Namespace) -> dict[str, Any]:
     }
     given = captions(data, rows, torch.zeros_like(rows), eye)
     given["pooled"] = given["pooled"] * SIZE
-    for name in a.names.split(","):
-        net, about = trained(name, a.device), read_about(RUNS / name)[0]
-        found[name] = {"steps": about["step"], "seconds": about["info"].get("seconds")}
-        grids = []
-        for s in (1.0, 2.0, 4.0, 7.5):
-            model = ddpm.guided(net, s - 1, **given)
-            if name.startswith("latent"):
-                white = Whitening(4).to(a.device)
-                about_white = about["info"]["whitening"]
-                for key in ("mean", "std"):
-                    getattr(white, key).copy_(
-                        torch.tensor(about_white[key])[:, None, None]
-                    )
-                z = draw(
-                    model, (len(rows), 4, 16, 16), a.steps, 0, a.device, clip_x0=False
-                )
-                with torch.no_grad():
-                    x = torch.cat(
-                        [first.decode(white.undo(p)) for p in z.split(128)]
-                    ).clamp(-1, 1)
-            else:
-                x = draw(model, (len(rows), 3, 64, 64), a.steps, 0, a.device)
-            row = judge(x, facts) | {
-                "kid": distance(judge, x, data, rows),
-                "by the generator's CLIP": own(x, facts),
-                "contrast": x.std().item(),
-            }
-            found[name][f"s = {s:g}"] = row
-            grids.append(x[:16])
-            if s == 4.0:
-                sheet([x[:64]], 16, a.out / f"{name}-64.png")
-        sheet(grids, 16, a.out / f"{name}-sweep.png")
+    net, about = trained("latent", a.device), about_run("latent")
+    found["latent"] = {"steps": about["step"], "seconds": about["info"]["seconds"]}
+    grids = []
+    for scale in (1.0, 2.0, 4.0, 7.5):
+        x = drawn_at_64(net, about, given, scale, len(rows), a)
+        found["latent"][f"s = {scale:g}"] = judge(x, facts) | {
+            "kid": distance(judge, x, data, rows),
+            "by the generator's CLIP": own(x, facts),
+            "contrast": x.std().item(),
+        }
+        grids.append(x[:16])
+        if scale == 4.0:
+            sheet([x[:64]], 16, a.out / "latent-64.png")
+    sheet(grids, 16, a.out / "latent-sweep.png")
     found["prompts"] = [f.caption for f in facts[:64]]
     return found
+
+
+def about_run(name: str) -> dict[str, Any]:
+    """What a run noted: its steps, its seconds, its command, and the sum of its weights."""
+    about, place = read_about(place_of(name))
+    weights = place / "weights.safetensors"
+    return about | {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+
+
+def drawn_at_64(
+    net: Model,
+    about: dict[str, Any],
+    given: dict[str, Tensor],
+    s: float,
+    n: int,
+    a: argparse.Namespace,
+) -> Tensor:
+    """n pictures of 64 x 64 for captions, by a network of latents or of pixels."""
+    model = ddpm.guided(net, s - 1, **given)
+    if "whitening" not in about["info"]:
+        return draw(model, (n, 3, 64, 64), a.steps, 0, a.device)
+    white = as_listed(about["info"]["whitening"]).to(a.device)
+    first = trained("autoencoder", a.device)
+    z = draw(model, (n, 4, 16, 16), a.steps, 0, a.device, clip_x0=False)
+    with torch.no_grad():
+        parts = [first.decode(white.undo(part)) for part in z.split(128)]
+    return torch.cat(parts).clamp(-1, 1)
+
+
+def measure_seconds(a: argparse.Namespace) -> dict[str, Any]:
+    """Latents against pixels of 64 x 64: two runs of as many seconds on one core, --names latent-core,pixels-core."""
+    judge, eye = Judge(a.device), trained("clip", a.device)
+    data, rows = held_out(a.n, a.device, 64)
+    facts = [data.facts[i] for i in rows.tolist()]
+    found: dict[str, Any] = {"rows": real_rows(judge, data, rows)}
+    real = data.place(rows, torch.zeros_like(rows), move=False)
+    half = len(rows) // 2
+    halves = [judge.look(part).cpu().double() for part in (real[:half], real[half:])]
+    found["rows"]["kid of two halves of the real"] = float(kid(*halves))
+    given = captions(data, rows, torch.zeros_like(rows), eye)
+    given["pooled"] = given["pooled"] * SIZE
+    grids = [real[:16]]
+    for name in a.names.split(","):
+        net, about = trained(name, a.device), about_run(name)
+        found[name] = noted(about)
+        for s in (1.0, 4.0):
+            x = drawn_at_64(net, about, given, s, len(rows), a)
+            found[name][f"s = {s:g}"] = judge(x, facts) | {
+                "kid": distance(judge, x, data, rows)
+            }
+            grids.append(x[:16])
+    sheet(grids, 16, a.out / "seconds.png")
+    return found
+
+
+def noted(about: dict[str, Any]) -> dict[str, Any]:
+    """Of a run whose weights are not kept in the repository: how to make it again."""
+    told = about["info"]["command"]
+    return {
+        "steps": about["step"],
+        "batch": about["info"]["batch"],
+        "seed": told["seed"],
+        "command": {k: v for k, v in told.items() if v and k not in ("out", "bank")},
+        "sha256": about["sha256"],
+    }
 
 
 def measure_cascade(a: argparse.Namespace) -> dict[str, Any]:
@@ -732,14 +789,22 @@ def measure_cascade(a: argparse.Namespace) -> dict[str, Any]:
             found[kind][name] = score64(judge, x, real, facts, kind)
         for s in (0, 25, 50, 100, 150, 200, 300, 400):
             beside = noise_condition(SCHEDULE, small, s, eps, 64)
+            answer = larger(large, beside)
             x = draw(
-                ddpm.as_eps_model(larger(large, beside), SCHEDULE, "x0"),
+                ddpm.as_eps_model(answer, SCHEDULE, "x0"),
                 tuple(real.shape),
                 a.steps,
                 6,
                 a.device,
             )
-            found[kind][f"s = {s}"] = score64(judge, x, real, facts, kind)
+            found[kind][f"s = {s}"] = row = score64(judge, x, real, facts, kind)
+            if kind == "true":  # one answer at t = T is the mean of the draws
+                static = torch.randn(
+                    real.shape, generator=torch.Generator().manual_seed(6)
+                )
+                with torch.no_grad():
+                    mean = answer(static.to(real), SCHEDULE.T)
+                row["psnr of the mean"] = psnr(mean, real)
             if s in (0, 100):
                 grids.append(x[:16])
     sheet(grids, 16, a.out / "cascade.png")
@@ -760,10 +825,13 @@ def score64(
         kid(patches(x).cpu().double()[:4000], patches(real).cpu().double()[:4000])
     )
     if kind == "true":
-        found["psnr"] = (
-            10 * torch.log10(4 / (x.clamp(-1, 1) - real).square().mean())
-        ).item()
+        found["psnr"] = psnr(x, real)
     return found
+
+
+def psnr(x: Tensor, real: Tensor) -> float:
+    """Of the mean error of all pictures, in dB."""
+    return (10 * torch.log10(4 / (x.clamp(-1, 1) - real).square().mean())).item()
 
 
 def overlap(a: Tensor, b: Tensor) -> float:
@@ -783,8 +851,8 @@ def measure_control(a: argparse.Namespace) -> dict[str, Any]:
         trained("decoder", a.device),
     )
     net = Control(whole.unet).to(a.device)
-    places = [RUNS / "control", Path("data/checkpoints/words/control")]
-    load_network(next(p for p in places if p.is_dir()), model=net, device=a.device)
+    USED.add("control")
+    load_network(place_of("control"), model=net, device=a.device)
     net.eval().requires_grad_(False)
     data, rows = held_out(min(a.n, 256), a.device)
     facts = [data.facts[i] for i in rows.tolist()]
@@ -842,15 +910,11 @@ def main() -> None:
         "device": device,
         "seconds": round(time.time() - began),
         "weights": {
-            p.parent.name
-            if "checkpoints" in str(p)
-            else p.parents[1].name: hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(
-                [
-                    *RUNS.glob("*/step-*/weights.safetensors"),
-                    *Path("data/checkpoints/words").glob("*/weights.safetensors"),
-                ]
-            )
+            name: hashlib.sha256(
+                (place_of(name) / "weights.safetensors").read_bytes()
+            ).hexdigest()
+            for name in sorted(USED)
+            if (STORED / name).is_dir()
         },
     }
     (given.out / f"{given.task}.json").write_text(

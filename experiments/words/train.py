@@ -10,6 +10,8 @@ control (after decoder); judge and enlarger need nothing.
 
 import argparse
 import json
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +32,8 @@ from ddpm_core.after.text import PAD, TextEncoder, Tokenizer
 from ddpm_core.captions import GROUNDS, load_drawings
 from ddpm_core.data import data_folder
 from ddpm_core.runtime.loop import descend
-from ddpm_core.runtime.store import load_network
+from ddpm_core.runtime.store import find_checkpoint, load_network
+from ddpm_core.schedule import at
 
 from .drawings import Bank, Batch, Drawings
 
@@ -101,13 +104,22 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.load(path)
 
 
-def trained(name: str, device: str | torch.device) -> Any:
-    """The average of another run, frozen."""
+def place_of(name: str) -> Path:
+    """Where a run's checkpoint lies. Raises FileNotFoundError."""
     places = [RUNS / name, data_folder() / "checkpoints" / "words" / name]
     place = next((p for p in places if p.is_dir()), None)
     if place is None:
         raise FileNotFoundError(f"{name} is needed first; wanted it in {places[0]}")
-    network = load_network(place).network
+    return find_checkpoint(place)
+
+
+USED: set[str] = set()  # networks of other runs that this process has asked for
+
+
+def trained(name: str, device: str | torch.device) -> Any:
+    """The average of another run, frozen."""
+    USED.add(name)
+    network = load_network(place_of(name)).network
     return network.to(device).eval().requires_grad_(False)
 
 
@@ -227,6 +239,17 @@ def latents(first: Autoencoder, x: Tensor) -> Tensor:
     return mean + (log_var / 2).exp() * torch.randn_like(mean)
 
 
+def listed(white: Whitening) -> dict[str, list[float]]:
+    return {key: getattr(white, key).flatten().tolist() for key in ("mean", "std")}
+
+
+def as_listed(lists: dict[str, list[float]]) -> Whitening:
+    white = Whitening(len(lists["mean"]))
+    for key, values in lists.items():
+        getattr(white, key).copy_(torch.tensor(values)[:, None, None])
+    return white
+
+
 def latent(a: argparse.Namespace) -> Task:
     """Diffusion on whitened latents of 64 x 64 pictures, told CLIP's words."""
     data = Drawings(("train",), tokenizer(), size=64, things=True, device=a.device)
@@ -245,12 +268,7 @@ def latent(a: argparse.Namespace) -> Task:
         z_t, t, eps = noised(z)
         return (n(z_t, t, **given) - eps).square().mean()
 
-    info = {
-        "whitening": {
-            "mean": white.mean.flatten().tolist(),
-            "std": white.std.flatten().tolist(),
-        }
-    }
+    info = {"whitening": listed(white)}
     return Task(network, loss, data, a.batch or 256, 5e-4, info=info)
 
 
@@ -316,10 +334,29 @@ def reader(a: argparse.Namespace) -> Task:
     return Task(network, loss, data, a.batch or 256, 5e-4, info={"reader": a.reader})
 
 
+BLUR = 0.012  # mean squared error of bicubic enlargement, of training drawings
+
+
+def without_network(beside: Tensor, x: Tensor, t: Tensor | int) -> tuple[Tensor, ...]:
+    """The mean and the variance of x_0 given x_t, if x_0 were N(b, v) with b the small picture, enlarged.
+
+    b = sqrt(alpha_bar_s) z_s by bicubic interpolation; v = BLUR + 1 - alpha_bar_s: what it is off by, roughly
+    """
+    level = beside[:, 3:].square()  # 1 - alpha_bar_s
+    b = F.interpolate(beside[:, :3, ::2, ::2], scale_factor=2.0, mode="bicubic")
+    v, bar = BLUR + level, at(SCHEDULE.alpha_bar, t, x)
+    var = 1 / (1 / v + bar / (1 - bar))
+    return var * ((1 - level).sqrt() * b / v + bar.sqrt() / (1 - bar) * x), var
+
+
 def larger(unet: ddpm.UNet, beside: Tensor) -> Callable[..., Tensor]:
-    """x0_hat of the enlarger: what it adds to the best straight guess from z_s, sqrt(alpha_bar_s) z_s."""
-    base = beside[:, :3] * (1 - beside[:, 3:].square()).sqrt()
-    return lambda x, t: unet(x, t, condition=beside) + base
+    """x0_hat of the enlarger: what one would say without a network, and the network's answer in units of what that is off by."""
+
+    def answer(x: Tensor, t: Tensor | int) -> Tensor:
+        mean, var = without_network(beside, x, t)
+        return mean + var.sqrt() * unet(x, t, condition=beside)
+
+    return answer
 
 
 def enlarger(a: argparse.Namespace) -> Task:
@@ -329,11 +366,12 @@ def enlarger(a: argparse.Namespace) -> Task:
 
     def loss(n: ddpm.UNet, b: Batch) -> Tensor:
         small = shrink(b.x)
-        s = torch.randint(0, 601, (len(b.x),), device=b.x.device)
-        s = s * ~chosen(0.1, len(s), s.device)
+        s = torch.randint(1, 401, (len(b.x),), device=b.x.device)
+        s = s * ~chosen(0.25, len(s), s.device)
         beside = noise_condition(SCHEDULE, small, s, torch.randn_like(small), 64)
         x_t, t, _ = noised(b.x)
-        return (larger(n, beside)(x_t, t) - b.x).square().mean()
+        _, var = without_network(beside, x_t, t)
+        return ((larger(n, beside)(x_t, t) - b.x).square() / var).mean()
 
     return Task(network, loss, data, a.batch or 128, 5e-4)
 
@@ -397,6 +435,19 @@ def silhouette(x: Tensor, ground: Tensor) -> Tensor:
     return (far > 0.1).float() * 2 - 1
 
 
+def within(loss: Callable[..., Tensor], seconds: float) -> Callable[..., Tensor]:
+    """The same loss, and Ctrl-C when this process has computed for so many seconds since the first batch."""
+    began: list[float] = []
+
+    def timed(n: Any, b: Any) -> Tensor:
+        began.append(time.process_time()) if not began else None
+        if time.process_time() - began[0] > seconds:
+            signal.raise_signal(signal.SIGINT)
+        return loss(n, b)
+
+    return timed
+
+
 TASKS = {
     task.__name__: task
     for task in (
@@ -439,15 +490,19 @@ def main() -> None:
     parser.add_argument("--reader", default="minilm")
     parser.add_argument("--bank", type=Path, default=RUNS / "minilm.safetensors")
     parser.add_argument("--save-every", type=int, default=1000)
+    parser.add_argument(
+        "--seconds", type=float, default=0.0, help="of the processor; then as Ctrl-C"
+    )
     given = parser.parse_args()
     torch.manual_seed(given.seed)
     task = TASKS[given.task](given)
     told_to = {k: str(v) if isinstance(v, Path) else v for k, v in vars(given).items()}
     name = torch.cuda.get_device_name() if given.device != "cpu" else "processor"
+    loss = within(task.loss, given.seconds) if given.seconds else task.loss
     try:
         descend(
             task.network,
-            task.loss,
+            loss,
             lambda n: task.batch,
             draw=task.drawings.batch,
             steps=given.steps,
