@@ -10,6 +10,7 @@ import html
 import io
 import re
 import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,21 +24,30 @@ SALT = "@@"
 MANY = 2500  # dots, above which a drawing keeps them as pixels
 _LETTERS = dict(
     alpha="α", beta="β", gamma="γ", delta="δ", epsilon="ε", eps="ε", eta="η",
-    theta="θ", lambda_="λ", mu="μ", pi="π", sigma="σ", tau="τ", phi="φ", Sigma="Σ",
+    theta="θ", kappa="κ", lambda_="λ", mu="μ", pi="π", sigma="σ", tau="τ", phi="φ", Sigma="Σ",
 )  # fmt: skip
 _ACCENTS = dict(bar="\u0304", tilde="\u0303", hat="\u0302")
-_SUBSCRIPT = r"\{[^{}]+\}|theta|simple|max|[A-Za-z0-9](?:[-+]1)?|\d+"
+_SUBSCRIPT = r"\{[^{}]+\}|theta|simple|max|DSM|[A-Za-z0-9](?:[-+]1)?|\d+"
 _GREEK = re.compile(
     rf"(?<![\w.\\$])({'|'.join(_LETTERS).replace('lambda_', 'lambda')})"
-    rf"(?:_(bar|tilde|hat))?(?:_({_SUBSCRIPT})(?!\w))?(?![\w(]|-[a-z]|\.\w)"
+    rf"(?:[_ ](bar|tilde|hat))?(?:_({_SUBSCRIPT})(?!\w))?(?![\w(]|-[a-z]|\.\w)"
+)
+_SET = re.compile(rf"([α-ωΑ-Ω][\u0300-\u036f]?)_({_SUBSCRIPT})(?!\w)")
+_ACCENTED = re.compile(
+    rf"(?<![\w.\\$])([A-Za-z])_(bar|tilde)(?:_({_SUBSCRIPT}))?(?!\w|\.\w)"
 )
 _LATIN = re.compile(
     rf"(?<![\w.\\$])([A-Za-z])(?:_?(0)_(hat)|_({_SUBSCRIPT})(?:_(hat))?)(?!\w|\.\w)"
 )
 
 
+_POWER = re.compile(r"(?<=[\w)>])\^(-?\d+|[A-Za-z](?!\w)|\{[^{}]+\})")
+_SMALL = re.compile(r"(?<![\w.])(\u2212?\d(?:\.\d+)?)e([-+]\d{1,3})(?!\w)")
+
+
 def symbols(text: str) -> str:
-    """Plain text -> HTML, its names of symbols set as the symbols: mu_tilde_t, x_{t-1}, x0_hat, sqrt(alpha_bar_t). The rest is escaped."""
+    """Plain text -> HTML, its names of symbols set as the symbols: mu_tilde_t, x_{t-1}, x0_hat, sqrt(alpha_bar_t); powers, sigma^2, raised,
+    and 2.5e-07 as 2.5 times a power of ten. The rest is escaped."""
 
     def set_symbol(letter: str, accent: str | None, below: str | None) -> str:
         index = below.strip("{}") if below else ""
@@ -46,13 +56,64 @@ def symbols(text: str) -> str:
         return f"<i>{upright}</i>" + (f"<sub>{index}</sub>" if index else "")
 
     out = html.escape(text, quote=False).replace("sqrt(", "\u221a(")
+    out = re.sub(r"\bsqrt (?=\d)", "\u221a", out)
+    out = re.sub(r"(?<![\w)\]}>;-])-(?=\d|inf\b)", "\u2212", out)
+    out = re.sub(r"(?<=\u2212)inf\b", "\u221e", out)
     out = _GREEK.sub(
         lambda m: set_symbol(
             _LETTERS["lambda_" if m[1] == "lambda" else m[1]], m[2], m[3]
         ),
         out,
     )
-    return _LATIN.sub(lambda m: set_symbol(m[1], m[3] or m[5], m[2] or m[4]), out)
+    out = _SET.sub(lambda m: set_symbol(m[1], None, m[2]), out)
+    out = _ACCENTED.sub(lambda m: set_symbol(m[1], m[2], m[3]), out)
+    out = _LATIN.sub(lambda m: set_symbol(m[1], m[3] or m[5], m[2] or m[4]), out)
+    out = _SMALL.sub(_ten, out)
+    return _POWER.sub(
+        lambda m: f"<sup>{m[1].strip('{}')}</sup>".replace("-", "\u2212"), out
+    )
+
+
+def _ten(found: re.Match[str]) -> str:
+    """3.4e-01 -> 0.34, 2.5e-07 -> 2.5 x 10^-7: as a hand would write it, with the digits that are there."""
+    digits, power = found[1], int(found[2])
+    if -4 <= power < 0:
+        after = len(digits.partition(".")[2]) - power
+        value = float(found[0].replace("\u2212", "-"))
+        return f"{value:.{after}f}".replace("-", "\u2212")
+    times = "" if digits == "1" else f"{digits}\u2009\u00b7\u2009"
+    return f"{times}10<sup>{power}</sup>".replace("-", "\u2212")
+
+
+def too_wide(columns: Iterable[Sequence[str]]) -> bool:
+    """Is a table wider than a phone even when each cell breaks between its words? 7 pixels a letter, 12 between columns, 320 in all."""
+    words = [max(len(w) for cell in c for w in cell.split() or [""]) for c in columns]
+    return 7 * sum(words) + 12 * len(words) > 320
+
+
+def plain(text: str) -> str:
+    """The same as letters alone, where no HTML can stand: mu_tilde_t as its letter and a small t."""
+    small = dict(
+        zip(
+            "0123456789+-=()aeoxt\u2212",
+            "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u208a\u208b\u208c\u208d\u208e\u2090\u2091\u2092\u2093\u209c\u208b",
+        )
+    )
+    raised = dict(
+        zip(
+            "0123456789-\u2212",
+            "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207b",
+        )
+    )
+
+    def set_small(found: re.Match[str]) -> str:
+        letters = small if found[1] == "sub" else raised
+        if set(found[2]) <= set(letters):
+            return "".join(letters[letter] for letter in found[2])
+        return f"{'_' if found[1] == 'sub' else '^'}{found[2]}"
+
+    out = re.sub(r"<(sub|sup)>(.*?)</\1>", set_small, symbols(text))
+    return html.unescape(re.sub(r"</?i>", "", out))
 
 
 def vector(fig: Drawing, alt: str) -> tuple[str, ...]:
@@ -172,7 +233,7 @@ def stack(fig: Drawing) -> bool:
     per = 1 if columns <= 3 else 2 if columns == 4 else 3  # side by side
     groups = -(-columns // per)
     tall = (height / rows) / (width / columns)
-    each = PHONE / per * min(max(tall, 0.62), 1.0 if per == 1 else 1.4)
+    each = PHONE / per * min(max(tall, 0.78), 1.0 if per == 1 else 1.4)
     if columns > 1:
         grid = GridSpec(rows * groups, per, figure=fig)
         named = {ax.get_subplotspec().rowspan.start: ax for ax in panels[::-1]}  # type: ignore[union-attr]
@@ -359,7 +420,13 @@ def _straightened(run: list[tuple[float, float]], within: float = 0.08) -> list[
 
 
 def _inked(style: str) -> str:
-    """Black becomes the colour of the text, white that of the page, light greys a trace of the text; data and model have a lighter form at night."""
+    """Black becomes the colour of the text, white that of the page, light greys a trace of the text; data and model have a lighter form at
+    night. A pale colour is a strong one that the page shines through, so that at night it is dark."""
+
+    def pale(*parts: int) -> str:
+        share = 1 - min(parts) / 255
+        strong = "".join(f"{round((p - min(parts)) / share):02x}" for p in parts)
+        return f"fill:#{strong};fill-opacity:{share:.2g}"
 
     def ink(found: re.Match[str]) -> str:
         name, colour = found[1], found[2].lower()
@@ -368,6 +435,8 @@ def _inked(style: str) -> str:
             return f"{name}:var(--book-{word},{colour})"
         r, g, b = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
         if max(r, g, b) - min(r, g, b) > 4:
+            if name == "fill" and min(r, g, b) > 0x8C and "opacity" not in style:
+                return pale(r, g, b)
             return f"{name}:{colour}"
         if r <= 0x60:
             return f"{name}:currentColor"

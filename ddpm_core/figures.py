@@ -200,9 +200,10 @@ class FrameSlider:
         return f"FrameSlider: {self.alt} ({self.name} = {self.labels[0]} to {self.labels[-1]}, {size})"
 
     def _repr_html_(self) -> str:
-        n, name = len(self.labels), html.escape(self.name)
+        n, name = len(self.labels), _page.symbols(self.name)
         shown = html.escape(self.labels[self.start])
         width = round(self.frames.shape[2] * (1 if self.drawn else self.scale))
+        room = min(max(map(len, self.labels)), 16) + 1  # the slider stays where it is
         # Each frame is a picture of its own: one long strip of them is more than a phone's memory takes.
         move = (
             "const f=this.closest('figure'),i=+this.value,label=JSON.parse(f.dataset.labels)[i];"
@@ -232,7 +233,7 @@ class FrameSlider:
             f'<label style="display:flex;gap:.5em;align-items:center;flex:1">{name}'
             f'<input type="range" min="0" max="{n - 1}" value="{self.start}" autocomplete="off" aria-valuetext="{shown}" '
             f'style="flex:1;min-width:5em" oninput="{html.escape(move)}"></label>'
-            f'<output style="font-variant-numeric:tabular-nums;min-width:4.5em">{shown}</output></div>'
+            f'<output style="font-variant-numeric:tabular-nums;min-width:{room}ch">{shown}</output></div>'
             f"{_caption(self.caption)}</figure>"
         )
 
@@ -309,14 +310,14 @@ class Table:
         body = "".join(
             "<tr>"
             + "".join(
-                f'<td data-label="{html.escape(word)}"{s}>{_page.symbols(cell)}</td>'
+                f'<td data-label="{html.escape(_page.plain(word))}"{s}>{_page.symbols(cell)}</td>'
                 for cell, word, s in zip(row, self.head, side)
             )
             + "</tr>"
             for row in self.rows
         )
         above = f"<caption>{_page.symbols(self.caption)}</caption>"
-        stacked = " stacked" if len(self.head) > 3 else ""
+        stacked = " stacked" if _page.too_wide(zip(self.head, *self.rows)) else ""
         return (
             f'<table class="results{stacked}">{above if self.caption else ""}'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_core._page import symbols
+from ddpm_core._page import _inked, plain, symbols
 from ddpm_core.figures import (
     Figure,
     FrameSlider,
@@ -362,10 +362,55 @@ def test_frames_of_drawings_are_vector_and_of_pictures_sharp_pixels(plt):
         ("eps(x)", "eps(x)"),
         ("a <b> & c", "a &lt;b&gt; &amp; c"),
         ("load_images, q_sample, x_shape", "load_images, q_sample, x_shape"),
+        ("sigma^2, 65^3 points", "<i>σ</i><sup>2</sup>, 65<sup>3</sup> points"),
+        (
+            "mu_tilde_t^2, v^{-1}",
+            "<i>μ\u0303</i><sub>t</sub><sup>2</sup>, v<sup>\u22121</sup>",
+        ),
+        ("-2.5e-07", "\u22122.5\u2009\u00b7\u200910<sup>\u22127</sup>"),
+        ("3.4e-01 and 1.0e+06", "0.34 and 1.0\u2009\u00b7\u200910<sup>6</sup>"),
+        ("β\u0303_t, beta tilde", "<i>β\u0303</i><sub>t</sub>, <i>β\u0303</i>"),
+        (
+            "x_bar_t, sqrt 2, 1e-12",
+            "<i>x\u0304</i><sub>t</sub>, √2, 10<sup>\u221212</sup>",
+        ),
+        (
+            "x = -0.9, -inf, Eqs. (8)-(10), t-1",
+            "x = \u22120.9, \u2212\u221e, Eqs. (8)-(10), t-1",
+        ),
+        ("run 3e-04x, v1.2e-05", "run 3e-04x, v1.2e-05"),
     ],
 )
 def test_symbols(text, wanted):
     assert symbols(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("mu_tilde_t, x_0", "μ\u0303\u209c, x\u2080"),
+        ("sigma^2 & eps_theta", "σ\u00b2 & ε_θ"),
+    ],
+)
+def test_symbols_where_no_html_can_stand(text, wanted):
+    assert plain(text) == wanted
+
+
+def test_a_pale_colour_is_a_strong_one_that_the_page_shines_through():
+    """The same on white: 255 (1 - share) + strong share."""
+    style = dict(part.split(":") for part in _inked("fill: #deebf7").split(";"))
+    share = float(style["fill-opacity"])
+    strong = [int(style["fill"][k : k + 2], 16) for k in (1, 3, 5)]
+    on_white = [255 * (1 - share) + part * share for part in strong]
+    assert on_white == pytest.approx([0xDE, 0xEB, 0xF7], abs=1.5)
+    assert _inked("fill: #009e73") == "fill:#009e73"
+    assert "opacity" not in _inked("stroke: #deebf7")
+
+
+def test_a_table_stacks_only_where_its_words_do_not_fit_a_phone():
+    few = table([[-60.0, -1773.283, -1773.283, float("-inf")]], "abcd")
+    many = table([["a" * 12, 1, 2, 3, 1000000, 1000000, 1000000]], "abcdefg")
+    assert "stacked" not in few._repr_html_() and "stacked" in many._repr_html_()
 
 
 def test_a_table_is_set_and_is_columns_of_text():

@@ -41,6 +41,18 @@ def test_each_kind_of_line_is_a_seal(printed):
     assert "identically zero" in identity and "seal-bar" not in identity
 
 
+@pytest.mark.parametrize(
+    "x, wanted",
+    [
+        (49438.2, "49,438"),
+        (-0.0123456, "\u22120.01235"),
+        (2e-7, "2\u2009\u00b7\u200910<sup>\u22127</sup>"),
+    ],
+)
+def test_numbers_as_a_hand_would_write_them(x, wanted):
+    assert seals.number(x) == wanted
+
+
 def test_a_check_that_fails_is_red():
     with pytest.raises(AssertionError) as said:
         check("Eq. (4)", 1.0, 1.1)

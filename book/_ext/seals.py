@@ -80,7 +80,8 @@ def number(x: float) -> str:
         )
         sign = "\u2212" if x < 0 and not digits else ""
         return f"{sign}{digits}10<sup>{int(power)}</sup>".replace("-", "\u2212")
-    return f"{x:.4g}".replace("-", "\u2212")
+    text = f"{x:.4g}"
+    return (f"{x:,.0f}" if "e" in text else text).replace("-", "\u2212")
 
 
 def seals(lines: list[str]) -> str:
