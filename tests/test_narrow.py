@@ -29,6 +29,8 @@ def test_a_wide_table_stacks_under_the_names_of_its_columns():
     assert 'class="table align-left stacked"' in made
     assert '<td data-label="in code &amp; shape"><p>schedule.T, int</p>' in made
     assert made.count("data-label") == 6
+    empty = fitted(WIDE.replace("schedule.T, int", ""))
+    assert empty.count("data-label") == 5 and "<td><p></p></td>" in empty
 
 
 def test_a_small_table_and_one_of_two_columns_stay():

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 TAG = re.compile(r"\\tag\{([^}]*)\}")
 BEHIND, BEFORE = re.compile(r"^[,.;:!?)\]\u201d\u2019]+"), re.compile(r"[(\[\u201c]+$")
-SHORT = 26  # glyphs of a formula that a phone's line has room for, and for what it takes along
+SHORT = 60  # glyphs of a formula that takes its comma along; a longer one fills a line of a phone
 PARTS = (
     "loader.js",
     "core.js",

@@ -43,12 +43,15 @@ def labelled(found: re.Match[str]) -> str:
 
     def row(line: re.Match[str]) -> str:
         names = iter(heads)
-        return CELL.sub(
-            lambda c: f'<t{c[1]}{c[2]} data-label="{next(names)}">{c[3]}</t{c[1]}>',
-            line[0],
-        )
+        return CELL.sub(lambda cell: named(cell, next(names)), line[0])
 
     return f'<table class="table{kinds} stacked"{ROW.sub(row, inside)}</table>'
+
+
+def named(cell: re.Match[str], name: str) -> str:
+    """A cell with its column's name; an empty one has nothing to be named."""
+    said = f' data-label="{name}"' if words(cell[3]) or "<img" in cell[3] else ""
+    return f"<t{cell[1]}{cell[2]}{said}>{cell[3]}</t{cell[1]}>"
 
 
 def fit(app, pagename, templatename, context, doctree) -> None:
