@@ -2,7 +2,7 @@
 a folder of drawings, a training, a sheet of samples. Writes data/results/half_hour.json
 and half_hour.png, and the weights to data/checkpoints/smileys.
 
-    python -m experiments.half_hour [--steps 1500] [--out runs/half-hour]
+    python -m experiments.half_hour [--steps 700] [--out runs/half-hour]
 
 The pictures are the smileys of four artists in data/emoji, 64 x 64 PNG files with
 transparency. Every tenth smiley, by all artists, lies in `kept` and is not shown to the
@@ -100,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "half-hour")
     o = parser.parse_args()
     counts = write_folders(o.out)

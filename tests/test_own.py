@@ -124,6 +124,14 @@ def toy_run(out: str) -> None:
     assert main(shlex.split(command)) == 0
 
 
+def test_the_half_hour_is_the_one_that_was_timed():
+    """The stored minutes and samples are those of the chapter's commands."""
+    stored = json.loads((ROOT / "data/results/half_hour.json").read_text())
+    timed = [done["command"] for done in stored["commands"]]
+    assert len(timed) == 3 and set(timed) <= set(COMMANDS)
+    assert sum(done["seconds"] for done in stored["commands"]) < 1800
+
+
 # ---- the paper's runs
 
 
