@@ -24,6 +24,12 @@ def test_a_long_name_breaks_at_its_hinges_and_a_short_one_nowhere():
     )
 
 
+def test_a_few_words_of_code_stay_in_one_line():
+    code = '<code class="docutils literal notranslate">{}</code>'
+    assert "notranslate kept" in fitted(code.format("model(x_t, t)"))
+    assert "notranslate kept" not in fitted(code.format("model(x_t, t, labels, w)"))
+
+
 def test_a_wide_table_stacks_under_the_names_of_its_columns():
     made = fitted(WIDE)
     assert 'class="table align-left stacked"' in made

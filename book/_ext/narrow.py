@@ -10,12 +10,20 @@ import re
 
 LINE = 42  # letters that a phone shows side by side in a table of several columns
 SHORT = 18  # letters of a name that is never broken
+CODE = re.compile(r'<code class="docutils literal notranslate">(.*?)</code>', re.DOTALL)
 NAME = re.compile(r'<span class="pre">([^<]*)</span>')
 HINGE = re.compile(r"(?<=[\w)\]])([./=(\[,]+|_+)(?=[\w\"'*-])")
 TABLE = re.compile(r'<table class="table([^"]*)"(.*?)</table>', re.DOTALL)
 ROW = re.compile(r"<tr[^>]*>(.*?)</tr>", re.DOTALL)
 CELL = re.compile(r"<t([hd])([^>]*)>(.*?)</t\1>", re.DOTALL)
 SEEN = re.compile(r"<mjx-math.*?</mjx-math>|<[^>]*>", re.DOTALL)
+
+
+def whole(found: re.Match[str]) -> str:
+    """A few words of code that stay in one line."""
+    if len(words(found[1])) > SHORT:
+        return found[0]
+    return found[0].replace("notranslate", "notranslate kept", 1)
 
 
 def hinged(found: re.Match[str]) -> str:
@@ -56,7 +64,7 @@ def named(cell: re.Match[str], name: str) -> str:
 
 def fit(app, pagename, templatename, context, doctree) -> None:
     if body := context.get("body"):
-        context["body"] = TABLE.sub(labelled, NAME.sub(hinged, body))
+        context["body"] = TABLE.sub(labelled, NAME.sub(hinged, CODE.sub(whole, body)))
 
 
 def setup(app):
