@@ -254,7 +254,7 @@ def project(run: dict[str, Any]) -> str:
     return (
         table("This book", ["page", "run under test", "weight", "first formula"], lines)
         + f"""
-{loops}, both from nothing but the environment; of `make test`, the build is the first part. *Run under test* is what the cells of a notebook take there, two
+{loops}, both from nothing but the environment, when the book had {len(ran)} notebooks; of `make test`, the build is the first part. *Run under test* is what the cells of a notebook take there, two
 notebooks at a time. *Weight* is what a page loads from the book's own files before anybody presses a button, text compressed as every public host sends it.
 *First formula*: from opening the page on a local disk until its first formula stands, the median of three times. A page that the table lacks is newer than this measurement.
 """

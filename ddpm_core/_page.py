@@ -442,8 +442,8 @@ def _inked(style: str) -> str:
             return f"{name}:currentColor"
         if r >= 0xFE:
             return f"{name}:var(--book-page,var(--jp-layout-color0,#fff))"
-        if r >= 0xA0:
-            trace = round((255 - r) / 2.55)
+        if r <= 0x80 or r >= 0xA0:  # of words, a little more
+            trace = round((255 - r) / 2.55) + (15 if r <= 0x80 else 0)
             return f"{name}:{colour};{name}:color-mix(in srgb,currentColor {trace}%,transparent)"
         return f"{name}:{colour}"
 

@@ -104,6 +104,7 @@ def image_grid(images: Tensor, columns: int = 8, gap: int = 1) -> np.ndarray:
     images = images if not images.is_floating_point() else to_uint8(images)
     array = images.detach().cpu().numpy()
     n, c, h, w = array.shape
+    columns = min(columns, n)  # no white where a picture is missing
     rows = -(-n // columns)
     grid = np.full(
         (rows * (h + gap) - gap, columns * (w + gap) - gap, c), 255, dtype=np.uint8

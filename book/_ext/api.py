@@ -22,6 +22,7 @@ import ddpm_core
 
 BOOK = Path(__file__).resolve().parents[1]
 PAGE = "book/reference"
+MANY = 6  # chapters that use a name, above which their list is folded
 LAID_OUT = re.compile(
     r"\S {2,}\S|^\s*->|^ {2,}\S"
 )  # columns, a result, an indented line: not a sentence's end, after which one blank stands
@@ -102,12 +103,19 @@ def write_docstring(
             ]
     name = full.rsplit(".", 1)[-1]
     if what in ("function", "class") and names().get(name) == full and name in uses():
-        text += [
-            "In the chapters: "
-            + ", ".join(f"`{title} <{stem}.html>`__" for stem, title in uses()[name]),
-            "",
-        ]
+        text += chapters(uses()[name])
     lines[:] = text
+
+
+def chapters(using: list[tuple[str, str]]) -> list[str]:
+    """Where a name is used; of many chapters the list is folded."""
+    links = ", ".join(f"`{title} <{stem}.html>`__" for stem, title in using)
+    line = [f"In the chapters: {links}", ""]
+    if len(using) <= MANY:
+        return line
+    fold = f'<details class="more"><summary>In {len(using)} chapters</summary>'
+    raw = lambda what: [".. raw:: html", "", f"   {what}", ""]
+    return [*raw(fold), *line, *raw("</details>")]
 
 
 def prose(line: str) -> str:

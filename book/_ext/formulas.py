@@ -19,6 +19,8 @@ from sphinx.util import logging
 log = logging.getLogger(__name__)
 
 TAG = re.compile(r"\\tag\{([^}]*)\}")
+BEHIND, BEFORE = re.compile(r"^[,.;:!?)\]\u201d\u2019]+"), re.compile(r"[(\[\u201c]+$")
+SHORT = 60  # glyphs of a formula that takes its comma along; a longer one fills a line of a phone
 PARTS = (
     "loader.js",
     "core.js",
@@ -105,12 +107,38 @@ def formula(source: str, display: bool, node=None) -> str:
 
 
 def visit_math(self, node) -> None:
-    source = node.astext()
-    self.body.append(
-        f'<span class="math notranslate nohighlight" data-tex="{html.escape(source)}">'
-        f"{formula(source, False, node)}</span>"
-    )
+    source, before, after = node.astext(), node.get("before", ""), node.get("after", "")
+    made = formula(source, False, node)
+    made = f'<span class="math notranslate nohighlight" data-tex="{html.escape(source)}">{made}</span>'
+    if before or after:
+        around = (
+            ('<span class="kept">', "</span>")
+            if made.count("<mjx-c ") <= SHORT
+            else ("", "")
+        )
+        made = f"{around[0]}{html.escape(before)}{made}{html.escape(after)}{around[1]}"
+    self.body.append(made)
     raise nodes.SkipNode
+
+
+def take_along(app, doctree, docname: str) -> None:
+    """A formula in the text keeps the bracket before it and the comma behind it: browsers would break the line between them."""
+    if app.builder.format != "html":
+        return
+    for math in doctree.findall(nodes.math):
+        if isinstance(math.parent, nodes.TextElement):
+            place = math.parent.index(math)
+            cut(math, "after", place + 1, BEHIND)
+            if place:
+                cut(math, "before", place - 1, BEFORE)
+
+
+def cut(math, name: str, place: int, pattern: re.Pattern[str]) -> None:
+    around = math.parent
+    text = around[place] if place < len(around) else None
+    if isinstance(text, nodes.Text) and (found := pattern.search(text)):
+        math[name] = found[0]
+        around[place] = nodes.Text(text[: found.start()] + text[found.end() :])
 
 
 def visit_displaymath(self, node) -> None:
@@ -161,5 +189,6 @@ def setup(app):
     )
     app.config.html_math_renderer = "set_at_build"
     app.add_css_file("formulas.css")
+    app.connect("doctree-resolved", take_along)
     app.connect("build-finished", write_style)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": False}

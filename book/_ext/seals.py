@@ -39,7 +39,7 @@ def seal(line: str) -> str:
     elif found := MISPRINT.fullmatch(said):
         off, allowed = map(float, found.groups())
         kind = "noticed"
-        words = f"misprint noticed: off by {number(off)}, allowed {number(allowed)}"
+        words = f"noticed: off by {number(off)}, allowed {number(allowed)}"
         bar = powers(off, allowed)
     elif found := ESTIMATE.fullmatch(said):
         got, wanted, errors, room = map(float, found.groups())

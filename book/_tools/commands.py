@@ -84,7 +84,8 @@ def option(action: argparse.Action, formatter: argparse.HelpFormatter) -> str:
         takes = takes.replace(action.dest, action.dest.upper())
     says = formatter._expand_help(action) if action.help else ""
     parts = [names or f"`{action.dest}`", f"`{takes}`" if takes and names else ""]
-    required = " *Required.*" if action.required and names else ""
+    says = re.sub(r"(?<![\w`-])--?[A-Za-z][\w-]*", r"`\g<0>`", says)  # or -- is a dash
+    required = ". *Required.*" if action.required and names else ""
     words = says.replace("<", "&lt;") + required
     return (
         "- " + " ".join(filter(None, parts)) + (f": {words.strip()}" if words else "")

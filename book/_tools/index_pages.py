@@ -49,6 +49,9 @@ PAPERS = {  # the letter before the number of an equation that is another paper'
     "N": "Song and Ermon 2019, Generative Modeling by Estimating Gradients",
     "E": "Song et al. 2021, Score-Based Generative Modeling through SDEs",
     "S": "Song, Meng and Ermon 2021, Denoising Diffusion Implicit Models",
+    "D": "Dhariwal and Nichol 2021, Diffusion Models Beat GANs on Image Synthesis",
+    "R": "the chapter on latents, after Vahdat et al. 2021",
+    "Z": "the chapter on control, after Zhang et al. 2023",
 }
 
 
