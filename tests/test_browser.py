@@ -69,16 +69,7 @@ def browser():
 
 @each_page
 def test_page(browser, page):
-    found = fits.look(browser, page)
-    for width in fits.WIDTHS:
-        for what in ("formulas", "code", "tables", "moved"):
-            cut = found.get(f"{what} {width}", [])
-            assert not cut, f"{what} at {width} px: {cut}"
-    assert not found["small"], f"too small: {found['small']}"
-    assert found["bytes"] <= HEAVIEST, weight(browser.requested)
-    assert not browser.js(UNSET), "formulas that are not set"
-    assert not browser.js(UNSPOKEN), "formulas without MathML for a screen reader"
-    for width in reversed(fits.WIDTHS):  # begins where the look above ended
+    def by_day_and_night(width):
         for dark in (False, True):
             browser.look(width, dark)
             browser.js(fits.DRAWN)
@@ -90,6 +81,16 @@ def test_page(browser, page):
             )
         assert not browser.js(STICKS_OUT), f"the page scrolls sideways at {width} px"
         assert not browser.js(CUT_OFF), f"formulas cut off at {width} px"
+
+    found = fits.look(browser, page, by_day_and_night)
+    for width in fits.WIDTHS:
+        for what in ("formulas", "code", "tables", "moved"):
+            cut = found.get(f"{what} {width}", [])
+            assert not cut, f"{what} at {width} px: {cut}"
+    assert not found["small"], f"too small: {found['small']}"
+    assert found["bytes"] <= HEAVIEST, weight(browser.requested)
+    assert not browser.js(UNSET), "formulas that are not set"
+    assert not browser.js(UNSPOKEN), "formulas without MathML for a screen reader"
     assert browser.js("innerWidth") == fits.WIDTHS[0]
     browser.js(AXE + ";0")
     browser.js(SHORTEN)

@@ -7,6 +7,7 @@ tests/test_browser.py holds the pages to it.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -81,11 +82,13 @@ def moved(before: list, after: list) -> list[str]:
     return found
 
 
-def look(browser: Browser, page: Path) -> dict:
+def look(
+    browser: Browser, page: Path, also: Callable[[int], None] = lambda width: None
+) -> dict:
     """What is wrong with a page: "formulas 360" and so on, lists; "moved 360", what does
     not stay where it stood before scripts and fonts have come (Chromium's own measure of
-    shifts is 0 whatever happens while it plays a phone); "bytes". Leaves the page open at
-    the last width, its solutions open.
+    shifts is 0 whatever happens while it plays a phone); "bytes". `also` may look at more,
+    at each width. Leaves the page open at the smallest, its solutions open.
     """
     at_first = bare(browser, page)
     browser.look(WIDTHS[0], dark=False)
@@ -98,15 +101,17 @@ def look(browser: Browser, page: Path) -> dict:
         found[f"moved {width}"] = moved(at_first[width], browser.js(PLACES))
     browser.js("document.querySelectorAll('details').forEach(d => d.open = true)")
     browser.js(ALL_PICTURES)
-    for width in WIDTHS:
+    browser.js(SETTLED)
+    for width in reversed(WIDTHS):  # setting a page anew takes the longest of all this
         browser.look(width, dark=False)
-        browser.js(SETTLED if width == WIDTHS[0] else DRAWN)
+        browser.js(DRAWN)
         if width == 360:
             found["small"] = browser.js(SMALL)
         for name, expression in LOOKS.items():
             if name == "code" and width == 360:
                 continue  # 79 letters do not fit there: code scrolls
             found[f"{name} {width}"] = browser.js(expression)
+        also(width)
     found["bytes"] = raw_bytes(browser.requested)
     return found
 
