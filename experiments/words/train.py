@@ -437,11 +437,12 @@ def silhouette(x: Tensor, ground: Tensor) -> Tensor:
 
 def within(loss: Callable[..., Tensor], seconds: float) -> Callable[..., Tensor]:
     """The same loss, and Ctrl-C when this process has computed for so many seconds since the first batch."""
-    began: list[float] = []
+    end = float("inf")
 
     def timed(n: Any, b: Any) -> Tensor:
-        began.append(time.process_time()) if not began else None
-        if time.process_time() - began[0] > seconds:
+        nonlocal end
+        end = min(end, time.process_time() + seconds)
+        if time.process_time() > end:
             signal.raise_signal(signal.SIGINT)
         return loss(n, b)
 
