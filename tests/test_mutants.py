@@ -147,6 +147,27 @@ def both_ways(nb):
     return rows
 
 
+def test_what_makes_a_chapter_begin_anew():
+    code = nbformat.v4.new_code_cell
+    draws = lambda source: code(source, metadata={"tags": ["hide-input"]})
+    imports, mine = "from ddpm_core.figures import show", code("b = a + 1")
+
+    def digest(*cells):
+        return mutants.digest(nbformat.v4.new_notebook(cells=list(cells)), [])
+
+    kept = digest(code(imports), draws("a = 1\nc = 2"), mine, draws("plot(b, 3)"))
+    text = nbformat.v4.new_markdown_cell("text")
+    same = (code(imports + ", table"), text, draws("a = 1\nc = 2"), mine)
+    assert digest(*same, draws("plot(b, 4)")) == kept
+    for changed in (
+        (draws("a = 2\nc = 2"), mine, draws("plot(b, 3)")),
+        (draws("a = 1\nc = 2"), code("b = a + 2"), draws("plot(b, 3)")),
+        (draws("a = 1\nc = 2"), mine, draws("assert plot(b, 3)")),
+        (draws("a = 1\nc = 2"), mine, code("plot(b, 3)")),
+    ):
+        assert digest(code(imports), *changed) != kept
+
+
 def test_values_in_short():
     """What moves numbers about is seen, rounding is not, and what cannot be told is new."""
     x = torch.linspace(-4, 4, 4001, dtype=torch.float64)

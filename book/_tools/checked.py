@@ -88,7 +88,7 @@ TEACHES = (
     ),
     (
         "05_posterior",
-        "cell 37",
+        "cell 21",
         "walkers = mean + var.sqrt() * z",
         "walkers = mean + var.sqrt() / z",
         "Divided by small normal numbers, the draws are wild. Two checks of averages over "
@@ -114,15 +114,6 @@ TEACHES = (
         "here, so\nthe two differ by at most 2%. *What is wrong by little needs a narrow "
         "check.* A chapter that\nonly uses the equation may pass; the one that derives it "
         "must not.",
-    ),
-    (
-        "10_simple_loss",
-        "cell 51",
-        "w[1:], 100_000, replacement=True, generator=generator",
-        "w[:-1], 100_000, replacement=True, generator=generator",
-        "All weights are off by one step. Neighbours are nearly alike, and an average over "
-        "100,000\ndraws is not that exact. *A simulation does not see an index that is off "
-        "by one*; a formula\nbeside it would.",
     ),
 )
 

@@ -7,7 +7,8 @@
 Plants small mistakes, one at a time, in the package's mathematics and in a chapter's own
 cells (mistakes.py), runs the cells that they can reach (rehearsal.py), and keeps what was
 noticed in data/results/mutants.json, which book/checked.md is written from. Goes on where
-it was. A chapter begins anew when its code, or a module that it runs, has changed.
+it was. A chapter begins anew when its code, or a module that it runs, has changed; folded cells only draw,
+and do not count. Cells are numbered among the code cells.
 """
 
 import argparse
@@ -50,6 +51,7 @@ OUTCOMES = {
     "shown": "only what is printed or drawn changed",
     "none": "nothing changed",
 }
+FOLDED = ("hide-input", "remove-input", "remove-cell")
 MUST_HOLD = ("check", "check_zero", "check_mc", "assert")  # check_seen is a misprint's
 
 Name = tuple[str, str, str]  # place, line before, line after
@@ -88,12 +90,43 @@ class Chapter:
 # What is kept -------------------------------------------------------------------------
 
 
+def checks_in(source: str) -> bool:
+    return any(
+        isinstance(node, ast.Assert)
+        or isinstance(node, ast.Name)
+        and node.id in MUST_HOLD
+        for node in ast.walk(ast.parse(source))
+    )
+
+
+def of_looks(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.ImportFrom) and statement.module in LOOKS
+
+
+def folded(nb) -> set[int]:
+    """Numbers of the cells that only draw: their code is folded away in the page."""
+    return {
+        number
+        for number, cell in enumerate(rehearsal.code_cells(nb))
+        if set(FOLDED) & set(cell.metadata.get("tags", []))
+    }
+
+
 def digest(nb, modules: list[str], root: Path = ROOT) -> str:
-    """sha256 of a notebook's code, without comments and layout, and of these modules."""
+    """sha256 of what a notebook computes, without comments and layout, and of these modules.
+
+    A folded cell counts for what it checks and for names that the others take from it; how it draws may change.
+    """
+    draws, cells = folded(nb), rehearsal.cells_of(nb)
+    names = {number: rehearsal.names_of(source) for number, source in cells}
+    taken = set().union(*(names[n].reads for n in names if n not in draws))
+    for number in names.keys() - draws:
+        taken -= names[number].sets
     parts = {
         "code": [
-            (plain(ast.parse(source)), nb.cells[number].metadata.get("tags", []))
-            for number, source in rehearsal.cells_of(nb)
+            plain([one for one in ast.parse(source).body if not of_looks(one)])
+            for number, source in cells
+            if number not in draws or names[number].sets & taken or checks_in(source)
         ],
         "modules": {
             name: meaning(file) if (file := file_of(name, root)) else "gone"
@@ -176,10 +209,9 @@ def planted_in(nb, survey: rehearsal.Survey, root: Path, seed: int) -> list[Mist
                     for one in of_module(file.read_text(encoding="utf-8"), module)
                     if parts[1] != "data" or one.place in OF_DATA
                 ]
-    spared = misprints(survey.sources.values())
+    draws, spared = folded(nb), misprints(survey.sources.values())
     for number, source in survey.sources.items():
-        tags = nb.cells[number].metadata.get("tags", [])
-        if not {"hide-input", "remove-input", "remove-cell"} & set(tags):
+        if number not in draws:
             found += of_cell(source, number, spared)
     return in_turn(
         (

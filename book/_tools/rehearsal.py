@@ -242,8 +242,13 @@ def _book_shows(value: Any) -> None:
 TOOLS = dict(_book_looks=_book_looks, _book_holds=_book_holds, _book_shows=_book_shows)
 
 
+def code_cells(nb) -> list:
+    """The code cells, without the set-up cell. Text that comes or goes leaves their numbers alone."""
+    return [c for c in nb.cells if c.cell_type == "code" and not is_setup(c)]
+
+
 def cells_of(nb) -> list[tuple[int, str]]:
-    """Number and source of the code cells; magics as empty lines."""
+    """Number, counted from 0, and source of the code cells; magics as empty lines."""
     return [
         (
             number,
@@ -252,8 +257,7 @@ def cells_of(nb) -> list[tuple[int, str]]:
                 for line in cell.source.splitlines()
             ),
         )
-        for number, cell in enumerate(nb.cells)
-        if cell.cell_type == "code" and not is_setup(cell)
+        for number, cell in enumerate(code_cells(nb))
     ]
 
 
