@@ -69,20 +69,11 @@ def browser():
 
 @each_page
 def test_page(browser, page):
-    def by_day_and_night(width):
-        for dark in (False, True):
-            browser.look(width, dark)
-            browser.js(fits.DRAWN)
-            assert (browser.js(LIGHTNESS) < 0.5) == dark, (
-                "light or dark as the reader's system is"
-            )
-            assert not dark or not browser.js(BARE), (
-                "pictures that are hard to see at night"
-            )
+    def whole(width):
         assert not browser.js(STICKS_OUT), f"the page scrolls sideways at {width} px"
         assert not browser.js(CUT_OFF), f"formulas cut off at {width} px"
 
-    found = fits.look(browser, page, by_day_and_night)
+    found = fits.look(browser, page, whole)
     for width in fits.WIDTHS:
         for what in ("formulas", "code", "tables", "moved"):
             cut = found.get(f"{what} {width}", [])
@@ -94,10 +85,12 @@ def test_page(browser, page):
     assert browser.js("innerWidth") == fits.WIDTHS[0]
     browser.js(AXE + ";0")
     browser.js(SHORTEN)
-    assert not browser.js(COLOURS), "at night"
-    browser.look(fits.WIDTHS[0], dark=False)
-    browser.js(fits.DRAWN)
-    assert not browser.js(IN_FULL)
+    for dark, faults in ((False, IN_FULL), (True, COLOURS)):
+        browser.look(fits.WIDTHS[0], dark)
+        browser.js(fits.DRAWN)
+        assert (browser.js(LIGHTNESS) < 0.5) == dark, "as the reader's system is"
+        assert not browser.js(faults), "by night" if dark else "by day"
+    assert not browser.js(BARE), "pictures that are hard to see at night"
     for figure in range(browser.js(COUNT)):
         answers(browser, figure)
     assert not browser.complaints

@@ -50,6 +50,13 @@ SMALL = """[...document.querySelectorAll('article figure svg, article figure [ro
         const sizes = [...s.querySelectorAll('g[transform*="scale(0."]')].map(g => 100 * +/scale\\((0\\.\\d+)/.exec(g.getAttribute('transform'))[1])
             .concat([...s.querySelectorAll('text')].map(t => parseFloat(getComputedStyle(t).fontSize)));
         return sizes.some(size => size * k < 11 * 0.8) }).map(s => s.getAttribute('aria-label')?.slice(0, 60) ?? s.closest('[role=img]')?.getAttribute('aria-label')?.slice(0, 60) ?? '')"""
+# Text that is far below the window where it is narrowest is in none of the windows.
+NEAR = "[...document.querySelectorAll('article section > *')].filter(e => e.getBoundingClientRect().top > 5000).forEach(e => e.remove())"
+OPENED = "document.querySelectorAll('details').forEach(d => d.open = %s)"
+# What a drawing shows is looked at once; after that only its place in the page matters.
+EMPTY = (
+    "document.querySelectorAll('article figure svg').forEach(s => s.replaceChildren())"
+)
 LOOKS = {"formulas": FORMULAS, "code": CODE, "tables": TABLES}
 
 
@@ -60,6 +67,7 @@ def bare(browser: Browser, page: Path) -> dict[int, list]:
     try:
         browser.look(WIDTHS[0], dark=False)
         browser.open(page.as_uri())
+        browser.js(NEAR)
         places = {}
         for width in WIDTHS:
             browser.look(width, dark=False)
@@ -88,31 +96,34 @@ def look(
     """What is wrong with a page: "formulas 360" and so on, lists; "moved 360", what does
     not stay where it stood before scripts and fonts have come (Chromium's own measure of
     shifts is 0 whatever happens while it plays a phone); "bytes". `also` may look at more,
-    at each width. Leaves the page open at the smallest, its solutions open.
+    at each width. Leaves the page open at the smallest, its solutions open, its drawings empty.
     """
     at_first = bare(browser, page)
     browser.look(WIDTHS[0], dark=False)
     browser.open(page.as_uri())
     browser.js(SETTLED)
     found: dict = {}
-    for width in WIDTHS:
-        browser.look(width, dark=False)
-        browser.js(DRAWN)
+    for width in WIDTHS:  # setting a page anew takes the longest of all this
+        if width != WIDTHS[0]:
+            browser.js(OPENED % "false")
+            browser.look(width, dark=False)
+            browser.js(DRAWN)
         found[f"moved {width}"] = moved(at_first[width], browser.js(PLACES))
-    browser.js("document.querySelectorAll('details').forEach(d => d.open = true)")
-    browser.js(ALL_PICTURES)
-    browser.js(SETTLED)
-    for width in reversed(WIDTHS):  # setting a page anew takes the longest of all this
-        browser.look(width, dark=False)
-        browser.js(DRAWN)
-        if width == 360:
+        browser.js(OPENED % "true")
+        if width == WIDTHS[0]:
+            browser.js(ALL_PICTURES)
+            browser.js(SETTLED)
             found["small"] = browser.js(SMALL)
+            browser.js(EMPTY)
+        browser.js(DRAWN)
         for name, expression in LOOKS.items():
-            if name == "code" and width == 360:
+            if name == "code" and width == WIDTHS[0]:
                 continue  # 79 letters do not fit there: code scrolls
             found[f"{name} {width}"] = browser.js(expression)
         also(width)
     found["bytes"] = raw_bytes(browser.requested)
+    browser.look(WIDTHS[0], dark=False)
+    browser.js(DRAWN)
     return found
 
 
