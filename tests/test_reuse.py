@@ -1,9 +1,9 @@
 """The page "Reuse ddpm_core": each of its snippets is run as it stands, in a folder with a few pictures."""
 
+import multiprocessing
 import os
 import re
-import subprocess
-import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +43,29 @@ def test_there_are_snippets() -> None:
     ids=[f"{i}-{heading}" for i, (heading, _) in enumerate(SNIPPETS)],
 )
 def test_snippet_runs(heading: str, code: str, folder: Path) -> None:
-    environment = os.environ | {
+    environment = {
         "DDPM_DATA": str(ROOT / "data"),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_CACHE": str(folder / "cache"),
         "TQDM_DISABLE": "1",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, f"{heading}:\n{done.stderr[-2000:]}"
+    # A new process for each, all of one that has nothing but imported the package.
+    new = multiprocessing.get_context("forkserver")
+    new.set_forkserver_preload(["ddpm_core"])
+    heard, tell = new.Pipe(duplex=False)
+    process = new.Process(target=alone, args=(code, folder, environment, tell))
+    process.start()
+    tell.close()
+    process.join(240)
+    process.kill()
+    assert process.exitcode == 0, f"{heading}:\n{heard.recv() if heard.poll() else ''}"
+
+
+def alone(code: str, folder: Path, environment: dict[str, str], tell) -> None:
+    os.chdir(folder)
+    os.environ.update(environment)
+    try:
+        exec(compile(code, "snippet", "exec"), {"__name__": "__main__"})
+    except BaseException:
+        tell.send(traceback.format_exc()[-2000:])
+        raise
