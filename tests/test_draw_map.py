@@ -3,6 +3,7 @@
 import copy
 import re
 import tomllib
+from functools import cache
 
 import pytest
 from site_pages import SITE, built
@@ -10,16 +11,17 @@ from site_pages import SITE, built
 from book._tools.draw_map import PAGE, TABLE, page, parents, places
 from book._tools.index_pages import EQUATIONS, chapters
 
-MAP, CHAPTERS = tomllib.loads(TABLE.read_text()), chapters()
+MAP = tomllib.loads(TABLE.read_text())
+book = cache(chapters)
 
 
 def test_the_page_is_current():
-    text, missing = page(CHAPTERS, MAP)
+    text, missing = page(book(), MAP)
     assert not missing and PAGE.read_text() == text, "python -m book._tools.draw_map"
 
 
 def test_every_equation_is_there_once_and_nothing_else_has_its_place():
-    text, _ = page(CHAPTERS, MAP)
+    text, _ = page(book(), MAP)
     drawn = re.findall(r'<a class="map-\w+" id="map-([\w-]+)" href="([^"]+)"', text)
     assert len(drawn) == len(MAP) and {name for name, _ in drawn} >= set(EQUATIONS)
     assert len({link for _, link in drawn}) == len(MAP)
@@ -71,13 +73,13 @@ def test_the_words_say_what_the_arrows_say():
 def test_what_is_missing_is_told(change, told):
     table = copy.deepcopy(MAP)
     change(table)
-    assert re.search(told, " ".join(page(CHAPTERS, table)[1]))
+    assert re.search(told, " ".join(page(book(), table)[1]))
 
 
 @built
 def test_every_box_leads_to_its_place_in_the_site():
     html = (SITE / "book/map.html").read_text()
-    for key, (link, _) in places(MAP, CHAPTERS)[0].items():
+    for key, (link, _) in places(MAP, book())[0].items():
         target, anchor = link.split("#")
         assert f'href="{link}"' in html, key
         there = (SITE / "book" / target).read_text()

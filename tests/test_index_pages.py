@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from functools import cache
 
 import pytest
 
@@ -22,18 +23,18 @@ from book._tools.index_pages import (
 )
 from book._tools.notebooks import BOOK
 
-CHAPTERS = chapters()
+book = cache(chapters)
 
 
 @pytest.mark.parametrize("n", EQUATIONS)
 def test_every_equation_has_one_chapter_a_function_and_a_check(n):
-    assert len([c.file for c in CHAPTERS if n in c.formulas]) == 1, (
+    assert len([c.file for c in book() if n in c.formulas]) == 1, (
         "one chapter carries \\tag{n}"
     )
     assert functions().get(n), (
         "a function of ddpm_core whose docstring begins with the equation"
     )
-    assert any(n in numbers(name) for c in CHAPTERS for name in c.checks), (
+    assert any(n in numbers(name) for c in book() for name in c.checks), (
         "a check that names it"
     )
 
@@ -45,7 +46,7 @@ def test_the_page_is_current(page):
 
 
 def test_every_answer_leads_to_a_heading():
-    assert questions_page(CHAPTERS, tomllib.loads(TABLE.read_text()))[1] == []
+    assert questions_page(book(), tomllib.loads(TABLE.read_text()))[1] == []
 
 
 def test_every_question_is_in_the_table():
@@ -67,7 +68,7 @@ def test_anchors_are_those_that_myst_makes():
     from myst_parser.mdit_to_docutils.base import compute_unique_slug
 
     md = MarkdownIt().use(dollarmath_plugin)
-    written = [text for c in CHAPTERS for text in c.headings] + [
+    written = [text for c in book() for text in c.headings] + [
         r"Why *does* it help, $x_0$, `ddpm_core`? (A $\tilde\beta_t$.)"
     ]
     for text in written:
@@ -77,9 +78,9 @@ def test_anchors_are_those_that_myst_makes():
 
 
 def test_links_in_the_pages_lead_to_headings():
-    known = {
-        f"{c.file}#{anchor}" for c in CHAPTERS for anchor in c.headings.values()
-    } | {c.file for c in CHAPTERS}
+    known = {f"{c.file}#{anchor}" for c in book() for anchor in c.headings.values()} | {
+        c.file for c in book()
+    }
     links = [
         link
         for page in ("equations.md", "questions.md")
@@ -115,7 +116,7 @@ def test_what_the_index_reads():
 
 
 def test_each_algorithm_has_a_chapter_and_a_function():
-    lines, missing = algorithms_part(CHAPTERS)
+    lines, missing = algorithms_part(book())
     assert not missing
     assert [line.split(":")[0] for line in lines if line.startswith("## ")] == [
         f"## Algorithm {n}" for n in range(1, 5)
@@ -123,5 +124,5 @@ def test_each_algorithm_has_a_chapter_and_a_function():
     code = " ".join(line for line in lines if line.startswith("- *Code*"))
     for name in ("train", "sample", "encode", "decode"):
         assert f"`{name}` in" in code
-    without = [c for c in CHAPTERS if "2" not in c.algorithms]
+    without = [c for c in book() if "2" not in c.algorithms]
     assert algorithms_part(without)[1] == ["Algorithm 2 has no chapter"]

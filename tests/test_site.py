@@ -1,6 +1,7 @@
 """The built site stands by itself: nothing from another host, every link leads somewhere, every picture says what it shows."""
 
 import re
+from functools import cache
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
@@ -79,7 +80,11 @@ class Page(HTMLParser):
         self._in_style = False
 
 
-PARSED = {page: Page(page.read_text()) for page in PAGES}
+@cache  # by the one process that comes to these tests, not by all that collect them
+def parsed(page):
+    return Page(page.read_text())
+
+
 each_page = pytest.mark.parametrize("page", PAGES, ids=name)
 
 
@@ -92,10 +97,10 @@ def test_the_site_is_whole():
 
 @each_page
 def test_loads_nothing_from_another_host(page):
-    loads = PARSED[page].loads
+    loads = parsed(page).loads
     assert not [url for url in loads if FAR.match(url)]
     assert not re.findall(
-        r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')]+)", PARSED[page].style
+        r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')]+)", parsed(page).style
     )
     missing = [
         url
@@ -129,15 +134,15 @@ def test_no_page_needs_widget_scripts(page):
 @each_page
 def test_links_lead_somewhere(page):
     dead = []
-    for link in PARSED[page].links:
+    for link in parsed(page).links:
         url = urlsplit(link)
         if url.scheme or url.netloc:
             continue
         target = (page.parent / unquote(url.path)).resolve() if url.path else page
         if not target.exists() or (
-            target in PARSED
+            target in PAGES
             and url.fragment
-            and unquote(url.fragment) not in PARSED[target].ids
+            and unquote(url.fragment) not in parsed(target).ids
         ):
             dead.append(link)
     assert not dead
@@ -147,7 +152,7 @@ def test_links_lead_somewhere(page):
 def test_pictures_say_what_they_show(page):
     assert not [
         alt
-        for alt in PARSED[page].pictures
+        for alt in parsed(page).pictures
         if len(alt) < 4 or re.search(r"\.(png|svg|jpe?g|webp|gif)$", alt)
     ]
 
@@ -165,7 +170,7 @@ def test_equation_references_are_links():
     linked = [
         link
         for page in PAGES
-        for link in PARSED[page].links
+        for link in parsed(page).links
         if re.search(r"#eq-\w+$", link)
     ]
     assert linked, "no Eq. (...) became a link: does book/_ext/paper_eqs.py run?"
@@ -175,7 +180,7 @@ def test_buttons_follow_the_address():
     far = [
         link
         for page in PAGES
-        for link in PARSED[page].links
+        for link in parsed(page).links
         if "colab.research" in link or "/issues/new" in link
     ]
     assert bool(far) == bool(address())

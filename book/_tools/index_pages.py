@@ -14,6 +14,7 @@ import re
 import sys
 import tomllib
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from book._tools.notebooks import BOOK, ROOT, read
@@ -134,16 +135,19 @@ def bare(display: str) -> str:
 
 def check_names(source: str, kinds: tuple[str, ...]) -> list[str]:
     """The first argument of each call of these checks in a code cell; of an f-string its text, with ... for what is computed."""
+    return [name for _, kind, name in _checks(source) if kind in kinds]
+
+
+@cache
+def _checks(source: str) -> tuple[tuple[int, str, str], ...]:
+    """Line, kind and name of the calls in a code cell that begin with a name, as checks do."""
     source = "\n".join(
         "" if line.startswith(("%", "!")) else line for line in source.splitlines()
     )
-    names = []
+    found = []
     for node in ast.walk(ast.parse(source)):
-        if (
-            isinstance(node, ast.Call)
-            and getattr(node.func, "id", "") in kinds
-            and node.args
-        ):
+        kind = getattr(getattr(node, "func", None), "id", "")
+        if kind in (*CHECKS, "check_seen") and node.args:
             parts = (
                 node.args[0].values
                 if isinstance(node.args[0], ast.JoinedStr)
@@ -153,8 +157,8 @@ def check_names(source: str, kinds: tuple[str, ...]) -> list[str]:
                 part.value if isinstance(part, ast.Constant) else "..."
                 for part in parts
             )
-            names.append((node.lineno, " ".join(name.split())))
-    return [name for _, name in sorted(names)]
+            found.append((node.lineno, kind, " ".join(name.split())))
+    return tuple(sorted(found))
 
 
 def computed_names(cell) -> list[str]:
