@@ -10,7 +10,7 @@ its kernel (`RECORDER`), and kept as a list in the notebook's metadata.
 import ast
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def _imported(file: Path, changed: int, module: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(imports(tree(file), module, package)))
 
 
-def modules(names: Iterator[str], root: Path = ROOT) -> dict[str, Path]:
+def modules(names: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
     """All modules that these full names lead to, by name; packages' own files only where
     they do more than pass names on."""
     found: dict[str, Path] = {}
@@ -138,7 +138,12 @@ def reached(nb, root: Path = ROOT) -> dict[str, Path]:
             lines = cell.source.splitlines()
             code = "\n".join(line for line in lines if line[:1] not in ("%", "!"))
             names.append(code)
-    return modules(imports(ast.parse("\n".join(names))), root)
+    return modules(_named("\n".join(names)), root)
+
+
+@cache
+def _named(source: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(imports(ast.parse(source))))
 
 
 # Files ------------------------------------------------------------------------------------
