@@ -1,4 +1,5 @@
 import base64
+import contextlib
 import io
 import json
 import re
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ddpm_core import _page
 from ddpm_core._page import _inked, plain, symbols
 from ddpm_core.figures import (
     Figure,
@@ -457,3 +459,20 @@ def test_the_same_figure_is_the_same_bytes():
     """Stored outputs are compared with fresh ones: no date, no address, no counter in them."""
     one, two = (FrameSlider(frames(), "abc", alt="a")._repr_html_() for _ in range(2))
     assert one == two
+
+
+@pytest.mark.parametrize("panels", [1, 3])
+def test_a_layout_made_once_is_the_one_that_is_saved(plt, monkeypatch, panels):
+    def drawn():
+        fig, axes = plt.subplots(1, panels, figsize=(7.2, 2.4), layout="constrained")
+        for ax in np.atleast_1d(axes):
+            ax.plot([1, 2], [1, 1000])
+            ax.set(title="a title", xlabel="$x_t$", ylabel="of some length")
+        made = _page.drawings(fig)
+        plt.close(fig)
+        return made
+
+    once = drawn()
+    monkeypatch.setattr(_page, "_laid_out", lambda fig: contextlib.nullcontext())
+    assert drawn() == once
+    assert len(once) == 2
