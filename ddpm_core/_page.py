@@ -24,7 +24,7 @@ PHONE = 3.4  # inches of the drawing that a phone shows, at 100 pixels an inch
 SALT = "@@"
 MANY = 2500  # dots, above which a drawing keeps them as pixels
 _LETTERS = dict(
-    alpha="α", beta="β", gamma="γ", delta="δ", epsilon="ε", eps="ε", eta="η",
+    alpha="α", beta="β", gamma="γ", delta="δ", epsilon="ε", eps="ε", zeta="ζ", eta="η",
     theta="θ", kappa="κ", lambda_="λ", mu="μ", pi="π", sigma="σ", tau="τ", phi="φ", Sigma="Σ",
 )  # fmt: skip
 _ACCENTS = dict(bar="\u0304", tilde="\u0303", hat="\u0302")
