@@ -24,8 +24,10 @@ WHAT = """\
 
 A check compares two ways to the same number and fails when they differ: two computations
 (`check`), a formula and zero (`check_zero`), an average and what is expected of it
-(`check_mc`). A plain `assert` counts as a check, too. A `check_seen` does not. It holds a
-misprint beside the right formula, and fails only where the two are the same.
+(`check_mc`). A plain `assert` counts as a check, too, but not one that holds a file to the
+hash written beside it: no mistake in the mathematics reaches that. A `check_seen` does not
+count. It holds a misprint beside the right formula, and fails only where the two are the
+same.
 
 A check can be worth nothing. It may compare a thing with itself. Its tolerance may be too
 wide. It may compare two numbers that were both read from a file. All of these pass, and
