@@ -7,6 +7,7 @@ is decoded but the sheets that a split needs, and nothing is cached on disk.
 
 import io
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,6 +122,7 @@ def load_drawings(
     """RGBA uint8 (N, 4, 64, 64), not premultiplied, and what is known of each picture.
 
     The arguments and errors of `load_captioned`, before anything is laid on a ground.
+    The first call unpacks what it needs, in about three seconds for all, and keeps it.
     """
     if name != "emoji":
         raise ValueError(f'name = {name!r}; wanted "emoji", the one set with captions')
@@ -273,13 +275,9 @@ def _drawing(known: dict[str, Any], style: str, entry: int, split: str) -> Drawi
 
 def _read_sheet(path: Path, number: int) -> Tensor:
     """A sheet in lossless WebP -> its first tiles, uint8 (number, 64, 64, 4)."""
-    from PIL import Image
-
     packed = read_embedded(path)
     try:
-        with Image.open(io.BytesIO(packed)) as picture:
-            drawn = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-            pixels = torch.from_numpy(np.array(drawn))
+        pixels = _decoded(packed)
     except Exception as error:  # WebP missing from Pillow, or not enough memory
         raise ValueError(
             f"{path} cannot be decoded ({error}); wanted a Pillow that reads WebP: "
@@ -287,3 +285,14 @@ def _read_sheet(path: Path, number: int) -> Tensor:
         ) from error
     tiles = pixels.reshape(-1, SIZE, COLUMNS, SIZE, 4).transpose(1, 2)
     return tiles.reshape(-1, SIZE, SIZE, 4)[:number]
+
+
+@lru_cache(maxsize=len(STYLES) + 1)
+def _decoded(packed: bytes) -> Tensor:
+    """A sheet's pixels, (H, W, 4). All sheets are kept, 190 MB: to unpack them takes a
+    second and a half, and who asks for one split asks for the next."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(packed)) as picture:
+        drawn = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        return torch.from_numpy(np.array(drawn))
