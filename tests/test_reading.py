@@ -8,7 +8,7 @@ from docutils import nodes
 from site_pages import SITE, built
 
 from book._ext.reading import seconds, spoken
-from book._tools.notebooks import ROOT
+from book._tools.notebooks import ROOT, notebooks, read
 
 
 def page(*inside: nodes.Node) -> nodes.document:
@@ -68,6 +68,14 @@ def test_how_it_is_said():
         "2 hours",
         "7\u00bd hours",
     ]
+
+
+def test_every_chapter_says_what_a_gpu_is_good_for():
+    def opening(path):
+        return next(c.source for c in read(path).cells if c.cell_type == "markdown")
+
+    silent = [p.name for p in notebooks() if not re.search(r"GPU\*\*", opening(p))]
+    assert not silent
 
 
 @built
