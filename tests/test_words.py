@@ -20,15 +20,19 @@ from ddpm_core.after import (
     Tokenizer,
     VectorQuantizer,
     Whitening,
+    Widened,
     clip_guidance,
     clip_loss,
     dynamic_threshold,
     kl_to_standard,
     perplexity,
+    shrink,
     slerp,
 )
 from ddpm_core.cli import main
-from ddpm_core.runtime.store import load_network
+from ddpm_core.runtime.store import load_network, save_network
+from experiments.words import train
+from experiments.words.drawings import Drawings
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "data" / "checkpoints" / "words"
@@ -240,6 +244,37 @@ def test_control_starts_as_the_frozen_network_and_moves_with_the_first_step():
         net(x, 5, control=torch.ones(2, 1, 4, 4))
 
 
+def test_widened_starts_as_the_network_that_it_widens_and_keeps_the_way_up(tmp_path):
+    unet = shaken(ddpm.UNet(**SMALL))
+    net, x = Widened(unet, 2).eval(), torch.randn(2, 3, 8, 8)
+    beside = torch.randn(2, 2, 8, 8)
+    assert torch.equal(net(x, 5, condition=beside), unet(x, 5))
+    net.train()(x, 5, condition=beside).square().mean().backward()
+    assert net.conv_in.weight.grad[:, 3:].abs().sum() > 0
+    learned = {n.split(".")[0] for n, p in net.named_parameters() if p.grad is not None}
+    assert learned == {"conv_in", "down", "middle"}
+    with torch.no_grad():
+        for p in net.parameters():
+            if p.grad is not None:
+                p -= 0.1 * p.grad
+    moved = net.eval()(x, 5, condition=beside)
+    assert (moved - unet(x, 5)).abs().max() > 0
+    assert torch.equal(
+        net.up[0].blocks[0].conv_1.weight, unet.up[0].blocks[0].conv_1.weight
+    )
+    # only what learned is kept; beside another network's way up it answers otherwise
+    save_network(tmp_path / "net", net)
+    back = load_network(tmp_path / "net", model=Widened(unet, 2)).network
+    assert torch.equal(back(x, 5, condition=beside), moved)
+    other = shaken(ddpm.UNet(**SMALL), seed=1)
+    back = load_network(tmp_path / "net", model=Widened(other, 2)).network
+    assert not torch.equal(back(x, 5, condition=beside), moved)
+    with pytest.raises(ValueError, match="pass model="):
+        load_network(tmp_path / "net")
+    with pytest.raises(RuntimeError, match="Missing key"):
+        net.load_state_dict({})
+
+
 def test_slerp_keeps_the_length_that_the_straight_line_loses():
     a, b = torch.nn.functional.normalize(
         torch.randn(2, 5, 64, generator=generator(), dtype=torch.float64), dim=2
@@ -278,6 +313,9 @@ def test_a_stored_network_loads_and_its_card_names_its_sum(name):
     if name == "control":
         frozen = load_network(WEIGHTS / "decoder").network.unet
         network = load_network(WEIGHTS / name, model=Control(frozen)).network
+    elif name == "inpaint":
+        frozen = load_network(WEIGHTS / "latent").network
+        network = load_network(WEIGHTS / name, model=Widened(frozen, 7)).network
     else:
         network = load_network(WEIGHTS / name).network
     assert all(bool(p.isfinite().all()) for p in network.parameters())
@@ -364,6 +402,71 @@ def test_what_is_said_of_the_prior_stands_in_the_tables():
     error = (best * (1 - best) / 256) ** 0.5
     assert best > scales["words, s = 8"]["top5"] + 2 * error
     assert abs(best - scales["rows"]["real"]["top5"] / 2) < error
+
+
+def test_what_is_said_of_channels_beside_latents_stands_in_the_tables():
+    found = stored("inpaint")
+    hidden, fits = found["hidden"], found["map"]
+    less = lambda name: hidden[name]["rms less replacement's"]
+    # worse than replacement, better than knowing nothing of the rest
+    assert less("channels")["mean"] > 3 * less("channels")["error"]
+    assert (
+        hidden["channels"]["rms"]["mean"] < hidden["the rest not known"]["rms"]["mean"]
+    )
+    assert less("replacement, three times")["mean"] < 0
+    both = hidden["channels and replacement"]["rms"]["mean"]
+    alone = (hidden[name]["rms"]["mean"] for name in ("replacement", "channels"))
+    assert next(alone) < both < next(alone)
+    assert less("channels and map")["mean"] < -2 * less("channels and map")["error"]
+    assert less("replacement, latents of the whole")["mean"] > 0
+    assert less("replacement, a rim left out")["mean"] > 0
+    best = fits["the autoencoder"]["mean"]
+    assert best > fits["map"]["mean"] > 0.8 > fits["no map"]["mean"] + 0.1
+
+
+# --- what the training of these networks takes for granted
+
+
+def test_the_enlarger_knows_how_far_bicubic_enlargement_is_off():
+    """BLUR is "roughly" that: held-out drawings as they are trained on, moved and on grounds, are smoother, and on white rougher."""
+    tokenizer = Tokenizer.load(WEIGHTS / "tokenizer.json")
+    data = Drawings(("pair",), tokenizer, size=64, things=True)
+    torch.manual_seed(0)
+    rows = torch.randperm(len(data))[:256]
+    errors = []
+    for x in (data.batch(256).x, data.place(rows, torch.zeros_like(rows), move=False)):
+        large = torch.nn.functional.interpolate(
+            shrink(x), scale_factor=2.0, mode="bicubic"
+        )
+        off = (large - x).square().flatten(1).mean(1)
+        errors.append((off.mean(), off.std() / 16))
+    (smooth, a), (rough, b) = errors
+    assert smooth + 2 * a < train.BLUR < rough - 2 * b
+
+
+def test_what_is_hidden_is_a_rectangle_or_a_half():
+    torch.manual_seed(0)
+    hidden = 1 - train.known_part(400, 16, torch.device("cpu"))
+    tall, wide = (hidden.amax(side).flatten(1).sum(1) for side in (3, 2))
+    assert torch.equal(hidden.flatten(1).sum(1), tall * wide)
+    half = (tall * wide == 128) & ((tall == 16) | (wide == 16))
+    assert 0.4 < half.float().mean() < 0.6
+    assert min(tall.min(), wide.min()) >= 4 and not (tall * wide)[~half].gt(144).any()
+
+
+def test_channels_beside_latents_are_zero_where_nothing_is_told():
+    z, thing = torch.randn(3, 4, 4, 4), torch.ones(3, 1, 4, 4)
+    known = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1, 1).expand(-1, -1, 4, 4)
+    told = torch.tensor([True, True, False])
+    beside = train.beside_latents(z, known, thing, told)
+    assert beside.shape == (3, train.BESIDE, 4, 4)
+    assert torch.equal(beside[0, :4], z[0]) and not beside[1, :5].any()
+    assert torch.equal(beside[:2, 5:], torch.ones(2, 2, 4, 4)) and not beside[2].any()
+    x = torch.randn(1, 3, 16, 16)
+    part = train.without(x, torch.eye(4).view(1, 1, 4, 4))
+    assert (
+        torch.equal(part[..., :4, :4], x[..., :4, :4]) and not part[..., :4, 4:].any()
+    )
 
 
 # --- ddpm draw

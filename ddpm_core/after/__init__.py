@@ -63,6 +63,7 @@ _HOME = {
     "Autoencoder": "ddpm_core.after.autoencoder",
     "VectorQuantizer": "ddpm_core.after.autoencoder",
     "Whitening": "ddpm_core.after.autoencoder",
+    "Widened": "ddpm_core.after.widened",
     "kl_to_standard": "ddpm_core.after.autoencoder",
     "perplexity": "ddpm_core.after.autoencoder",
     # DALL-E 2, control

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from ddpm_core.runtime.store import load_network, read_about, save_network
 
+from .train import around
+
 RUNS = Path("runs/words")
 HERE = Path("data/checkpoints/words")
 RESULTS = Path("data/results/words")
@@ -40,6 +42,10 @@ CARDS = {
     "latent": (
         "Diffusion on whitened latents, told words: the arrangement of Stable Diffusion.",
         "faces, simple shapes, the artist's hand", "naming: most things are not recognised, pale ones fade",
+    ),
+    "inpaint": (
+        "What the latent network learned in addition, told a part of a picture, a map of thing and ground, both or neither: its first convolution, its way down and its middle. Of use beside `latent` only.",
+        "a map: things stand where it says", "a known part: what it fills in belongs to the rest less than by replacement with the frozen network",
     ),
     "decoder": (
         "One U-Net told words, a picture's embedding, both or neither: GLIDE and DALL-E 2's decoder.",
@@ -102,7 +108,7 @@ def sha(name: str) -> str:
 
 def keep(name: str) -> None:
     about, _ = read_about(RUNS / name)
-    network = load_network(RUNS / name).network
+    network = load_network(RUNS / name, model=around(name)).network
     save_network(
         HERE / name, network, step=about["step"], info=about["info"], half=True
     )

@@ -23,6 +23,7 @@ from torch import Tensor
 import ddpm_core as ddpm
 from ddpm_core.after.cascade import noise_condition, shrink
 from ddpm_core.after.clip import CLIP, clip_guidance
+from ddpm_core.after.inverse import inpaint_steps
 from ddpm_core.after.prior import slerp
 from ddpm_core.after.text import PAD
 from ddpm_core.captions import GROUNDS, STYLES, Drawing, load_drawings
@@ -36,11 +37,14 @@ from .train import (
     SIZE,
     USED,
     as_listed,
+    beside_latents,
+    known_part,
     larger,
     place_of,
     silhouette,
     tokenizer,
     trained,
+    without,
 )
 
 Model = Callable[..., Tensor]
@@ -876,6 +880,137 @@ def measure_control(a: argparse.Namespace) -> dict[str, Any]:
         grids.append(x[:32])
     sheet(grids, 32, a.out / "control.png")
     return found
+
+
+def measure_inpaint(a: argparse.Namespace) -> dict[str, Any]:
+    """What is drawn in a hidden part: by channels beside the latents, by replacement, by nobody who knows the rest; and a map's overlap.
+
+    All are told the caption, which names no ground, and begin with the same noise; Algorithm 2 in so many steps, without guidance.
+    """
+    eye, first = trained("clip", a.device), trained("autoencoder", a.device)
+    frozen, net = trained("latent", a.device), trained("inpaint", a.device)
+    white = as_listed(about_run("latent")["info"]["whitening"]).to(a.device)
+    data, rows = held_out(min(a.n, 64), a.device, 64)
+    n, shape = len(rows), (len(rows), 4, 16, 16)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        known = known_part(n, 16, torch.device("cpu")).to(a.device)
+        ground = torch.randint(1, 9, (n,)) * (torch.rand(n) < 0.5)  # the others: white
+        ground = ground.to(a.device)
+    real, pixels = data.place(rows, ground, move=False), F.interpolate(known, size=64)
+    wanted = silhouette(real, data.grounds[ground])
+    given = captions(data, rows, torch.zeros_like(rows), eye)
+    given["pooled"] = given["pooled"] * SIZE
+    with torch.no_grad():
+        whole, part = (white(first.encode(x)[0]) for x in (real, without(real, known)))
+    inner = -F.max_pool2d(-known, 3, stride=1, padding=1)  # a cell from what is hidden
+    thing, nothing = shrink(wanted, 4), torch.zeros_like(known)
+
+    def decoded(z: Tensor) -> Tensor:
+        with torch.no_grad():
+            return first.decode(white.undo(z)).clamp(-1, 1)
+
+    def begun(seed: int) -> dict[str, Any]:
+        chance = torch.Generator().manual_seed(seed)
+        x_T = torch.randn(shape, generator=chance).to(a.device)
+        how = dict(steps=a.steps, variance="beta_tilde", clip_x0=False)
+        return how | dict(x_T=x_T, generator=chance)
+
+    def drawn(model: Model, seed: int) -> Tensor:
+        how = dict(precision="float32") | begun(seed)
+        return decoded(ddpm.sample(model, SCHEDULE, shape, **how))
+
+    def told(known: Tensor, mapped: bool) -> Model:
+        beside = beside_latents(part, known, thing, mapped)
+        return ddpm.guided(net, 0.0, condition=beside, **given)
+
+    untold = ddpm.guided(frozen, 0.0, **given)
+
+    def replaced(
+        seed: int, z: Tensor, mask: Tensor, resample: int = 1, model: Model = untold
+    ) -> Tensor:
+        how = begun(seed) | dict(resample=resample)
+        *_, (_, x, _) = inpaint_steps(model, SCHEDULE, z, mask > 0, **how)
+        return decoded(x)
+
+    def one_colour(seed: int) -> Tensor:
+        seen = [x[:, m[0] > 0].median(1).values for x, m in zip(real, pixels)]
+        return torch.stack(seen)[:, :, None, None].expand_as(real)
+
+    ways: dict[str, Callable[[int], Tensor]] = {
+        "the autoencoder": lambda k: decoded(whole),
+        "channels": lambda k: drawn(told(known, False), k),
+        "channels and map": lambda k: drawn(told(known, True), k),
+        "replacement": lambda k: replaced(k, part, known),
+        "replacement, a rim left out": lambda k: replaced(k, part, inner),
+        "replacement, three times": lambda k: replaced(k, part, known, 3),
+        "replacement, latents of the whole": lambda k: replaced(k, whole, known),
+        "channels and replacement": lambda k: replaced(
+            k, part, known, model=told(known, False)
+        ),
+        "the rest not known": lambda k: drawn(untold, k),
+        "one colour": one_colour,
+    }
+    found: dict[str, Any] = {"pictures": n, "seeds": [0, 1], "hidden": {}}
+    kept, errors = {}, {}
+    for name, way in ways.items():
+        kept[name] = [torch.where(pixels > 0, real, way(k)) for k in (0, 1)]
+        errors[name] = torch.stack([off(x, real, pixels) for x in kept[name]]).mean(0)
+        steps = torch.stack([seam(x, pixels) for x in kept[name]]).mean(0)
+        found["hidden"][name] = {
+            "rms": mean_and_error(errors[name]),
+            "step at the rim, less the real one": mean_and_error(
+                steps - seam(real, pixels)
+            ),
+        }
+    for name, row in found["hidden"].items():
+        less = errors[name] - errors["replacement"]
+        row["rms less replacement's"] = mean_and_error(less)
+        row["nearer than replacement"] = int((less < 0).sum())
+    by_map, no_map = (drawn(told(nothing, mapped), 0) for mapped in (True, False))
+    found["map"] = {
+        "the autoencoder": fits(decoded(whole), wanted),
+        "map": fits(by_map, wanted),
+        "no map": fits(no_map, wanted),
+        "the frozen network": fits(drawn(untold, 0), wanted),
+    }
+    filled = [*kept["channels"], kept["replacement"][0], kept["the rest not known"][0]]
+    as_seen = F.interpolate(thing, size=64).expand_as(real)
+    grids = [real, without(real, known), *filled, as_seen, by_map, no_map]
+    sheet([x[:8] for x in grids], 8, a.out / "inpaint.png")
+    found["prompts"] = [data.facts[i].caption for i in rows.tolist()]
+    return found
+
+
+def off(x: Tensor, real: Tensor, known: Tensor) -> Tensor:
+    """The root mean squared error of each picture where it is not known, (B,)."""
+    error = (x - real).square().mean(1, keepdim=True) * (1 - known)
+    return (error.flatten(1).sum(1) / (1 - known).flatten(1).sum(1)).sqrt()
+
+
+def seam(x: Tensor, known: Tensor) -> Tensor:
+    """The mean step between two neighbouring pixels of which one is known, (B,)."""
+    steps, pairs = 0.0, 0.0
+    for axis in (2, 3):
+        crossed = known.diff(dim=axis).abs()
+        steps = steps + (x.diff(dim=axis).abs() * crossed).flatten(1).sum(1) / 3
+        pairs = pairs + crossed.flatten(1).sum(1)
+    return steps / pairs
+
+
+def mean_and_error(values: Tensor) -> dict[str, float]:
+    """The mean over pictures and its standard error."""
+    return {
+        "mean": values.mean().item(),
+        "error": (values.std() / len(values) ** 0.5).item(),
+    }
+
+
+def fits(x: Tensor, wanted: Tensor) -> dict[str, float]:
+    """Each picture's silhouette, against its ground by the rim, and the wanted one: intersection over union."""
+    own = silhouette(x, (rim(x) + 1) / 2)
+    pairs = zip(own.split(1), wanted.split(1))
+    return mean_and_error(torch.tensor([overlap(one, other) for one, other in pairs]))
 
 
 TASKS = {

@@ -5,7 +5,7 @@
 
 What a run needs of others it takes from runs/words/NAME, or from data/checkpoints/words/NAME. The
 order: clip; autoencoder, noisy, prior, decoder, reader (after clip); latent (after autoencoder);
-control (after decoder); judge and enlarger need nothing.
+inpaint (after latent); control (after decoder); judge and enlarger need nothing.
 """
 
 import argparse
@@ -29,10 +29,11 @@ from ddpm_core.after.clip import CLIP, ImageEncoder, clip_loss
 from ddpm_core.after.controlnet import Control
 from ddpm_core.after.prior import Decoder, Prior
 from ddpm_core.after.text import PAD, TextEncoder, Tokenizer
+from ddpm_core.after.widened import Widened
 from ddpm_core.captions import GROUNDS, load_drawings
 from ddpm_core.data import data_folder
 from ddpm_core.runtime.loop import descend
-from ddpm_core.runtime.store import find_checkpoint, load_network
+from ddpm_core.runtime.store import find_checkpoint, load_network, read_about
 from ddpm_core.schedule import at
 
 from .drawings import Bank, Batch, Drawings
@@ -71,6 +72,7 @@ LARGE: dict[str, Any] = dict(
     dropout=0.0,
     groups=2,  # of eight channels at least: a group of two loses how bright they are
 )
+BESIDE = 7  # channels: four of latents, what is known, a map, whether there is one
 JUDGE_SEED = 1
 SIZE = 128**0.5  # a unit vector of 128 entries times this has entries of size one
 
@@ -116,10 +118,19 @@ def place_of(name: str) -> Path:
 USED: set[str] = set()  # networks of other runs that this process has asked for
 
 
+def around(name: str) -> nn.Module | None:
+    """What a checkpoint is loaded into that holds only what was learned beside a frozen network; None for a whole one."""
+    if name == "control":
+        return Control(trained("decoder", "cpu").unet)
+    if name == "inpaint":
+        return Widened(trained("latent", "cpu"), BESIDE)
+    return None
+
+
 def trained(name: str, device: str | torch.device) -> Any:
     """The average of another run, frozen."""
     USED.add(name)
-    network = load_network(place_of(name)).network
+    network = load_network(place_of(name), model=around(name)).network
     return network.to(device).eval().requires_grad_(False)
 
 
@@ -334,7 +345,7 @@ def reader(a: argparse.Namespace) -> Task:
     return Task(network, loss, data, a.batch or 256, 5e-4, info={"reader": a.reader})
 
 
-BLUR = 0.012  # mean squared error of bicubic enlargement, of training drawings
+BLUR = 0.012  # mean squared error of bicubic enlargement: between 0.008, drawings moved and on grounds, and 0.015, as they are on white
 
 
 def without_network(beside: Tensor, x: Tensor, t: Tensor | int) -> tuple[Tensor, ...]:
@@ -435,6 +446,68 @@ def silhouette(x: Tensor, ground: Tensor) -> Tensor:
     return (far > 0.1).float() * 2 - 1
 
 
+def known_part(n: int, side: int, device: torch.device) -> Tensor:
+    """What of n pictures is known: 0 in a rectangle or in a half, by chance, else 1; (n, 1, side, side)."""
+    size = torch.randint(side // 4, 3 * side // 4 + 1, (2, n), device=device)
+    start = (torch.rand(2, n, device=device) * (side + 1 - size)).long()
+    way, half = torch.randint(0, 4, (n,), device=device), side // 2
+    halves = chosen(0.5, n, device)
+    for axis in (0, 1):  # a half is a rectangle from rim to rim
+        across = way % 2 == axis
+        size[axis] = torch.where(halves, torch.where(across, side, half), size[axis])
+        begin = torch.where(across, 0, half * (way // 2))
+        start[axis] = torch.where(halves, begin, start[axis])
+    places = torch.arange(side, device=device)
+    inside = (places >= start[..., None]) & (places < (start + size)[..., None])
+    hidden = inside[0][:, :, None] & inside[1][:, None, :]
+    return (~hidden)[:, None].float()
+
+
+def without(x: Tensor, known: Tensor) -> Tensor:
+    """The pictures, grey where a cell is not known: hidden before anything looks at them."""
+    return x * F.interpolate(known, size=x.shape[-1])
+
+
+def beside_latents(
+    z: Tensor, known: Tensor, thing: Tensor, mapped: Tensor | bool = True
+) -> Tensor:
+    """What is told beside z_t: latents of the picture without its hidden part, what is known, the map, whether there is one.
+
+    z (B, 4, h, w) whitened; known (B, 1, h, w), 1 or 0; thing (B, 1, h, w) from -1, ground, to 1; mapped (B,) bool or one for all.
+    Where nothing of a picture is known its latents are zero, and where there is no map it is: then these channels add nothing.
+    """
+    some = known.flatten(1).any(1)[:, None, None, None]
+    flag = torch.zeros_like(known)
+    flag[torch.as_tensor(mapped, device=z.device).expand(len(z))] = 1
+    return torch.cat([z * some, known, thing * flag, flag], dim=1)
+
+
+def inpaint(a: argparse.Namespace) -> Task:
+    """The latent network told a part of the picture, a map of thing and ground, both or neither."""
+    data = Drawings(("train",), tokenizer(), size=64, things=True, device=a.device)
+    first, whole = trained("autoencoder", a.device), trained("latent", a.device)
+    whitening = read_about(place_of("latent"))[0]["info"]["whitening"]
+    white = as_listed(whitening).to(a.device)
+    words = Words("clip", data, trained("clip", a.device))
+    network = Widened(whole, BESIDE)
+
+    def loss(n: Widened, b: Batch) -> Tensor:
+        B, device = len(b.x), b.x.device
+        with torch.no_grad():
+            z = white(latents(first, b.x).float())
+            known = known_part(B, z.shape[-1], device)
+            known = known * chosen(2 / 3, B, device)[:, None, None, None]
+            part = white(first.encode(without(b.x, known))[0].float())
+            thing = shrink(silhouette(b.x, data.grounds[b.ground]), 4)
+            beside = beside_latents(part, known, thing, chosen(0.5, B, device))
+            given = told(words, b, 0.15)
+        z_t, t, eps = noised(z)
+        return (n(z_t, t, condition=beside, **given) - eps).square().mean()
+
+    info = {"whitening": whitening, "beside": "known part, silhouette"}
+    return Task(network, loss, data, a.batch or 64, 5e-4, 0.999, info=info)
+
+
 def within(loss: Callable[..., Tensor], seconds: float) -> Callable[..., Tensor]:
     """The same loss, and Ctrl-C when this process has computed for so many seconds since the first batch."""
     end = float("inf")
@@ -463,6 +536,7 @@ TASKS = {
         prior,
         noisy,
         control,
+        inpaint,
     )
 }
 
