@@ -210,6 +210,9 @@ def test_mistakes_leave_checks_captions_and_guards_alone():
         "y = torch.sqrt(v)": {"y = (v)"},
         "y = v.clamp(-1, 1).log()": {"y = v.log()", "y = v.clamp(-1, 1)"},
         "y = v**2": {"y = v*2", "y = v", "y = v**3"},
+        'y = r["a"] - r["b"]': {'y = r["b"] - r["b"]', 'y = r["a"] - r["a"]'},
+        'y = r["a", t][0] + r["b", t]': {'y = r["b", t][0] + r["b", t]'},
+        "nn.init.zeros_(w)": {"nn.init.ones_(w)"},
     }
     for line, wanted in kinds.items():
         assert {one.after for one in mistakes.of_cell(line, 0, set())} >= wanted - {

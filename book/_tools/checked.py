@@ -38,8 +38,9 @@ look like the others. To see a check fail is the only proof that it can.
 A program edits one line, in memory, and runs the chapter. The edit is a small mistake, as
 somebody makes it who types a formula: plus for minus, times for divided by, a root or a
 logarithm left out, $t-1$ for $t$, $\\alpha_t$ for $\\bar\\alpha_t$, a sum for a mean,
-$x_t$ for $x_0$ in a list of arguments, 3 for 2, `<` for `<=`. It goes into the functions
-of `ddpm_core` that the chapter runs, and into the chapter's own cells. Captions, folded
+$x_t$ for $x_0$ in a list of arguments, 3 for 2, `<` for `<=`, a stored figure from the
+wrong column, weights that begin at one and not at zero. It goes into the functions of
+`ddpm_core` that the chapter runs, and into the chapter's own cells. Captions, folded
 cells, which draw, and what a check is given are left alone.
 
 A mistake is *noticed* if a check fails, if a cell stops with an error, or if it does not

@@ -2,7 +2,8 @@
 
 A sign or an operator is exchanged, a root or a logarithm left out, an index is off by
 one, a constant is another, one of two neighbours in a schedule or in a list of arguments
-is taken for the other. Every edit lies within one line, so that lines keep their numbers.
+is taken for the other, a stored figure is read from the wrong row or column, a weight that
+begins at zero begins at one. Every edit lies within one line, so that lines keep their numbers.
 
 Left alone: what a check or an assertion is given, what refuses bad input, error messages,
 captions and drawings, shapes, docstrings.
@@ -27,7 +28,18 @@ EDGES = {
     ast.Gt: (">", ">="),
     ast.GtE: (">=", ">"),
 }
-LEFT_OUT = {"sqrt", "exp", "log", "log2", "square", "abs", "clamp", "clip", "expm1"}
+LEFT_OUT = {
+    "sqrt",
+    "exp",
+    "log",
+    "log2",
+    "square",
+    "abs",
+    "clamp",
+    "clip",
+    "expm1",
+    "zero_",
+}
 TAKEN_FOR = {
     "alpha_bar": "alpha",
     "alpha": "alpha_bar",
@@ -40,6 +52,8 @@ TAKEN_FOR = {
     "cumprod": "cumsum",
     "maximum": "minimum",
     "minimum": "maximum",
+    "zeros_": "ones_",
+    "zeros_like": "ones_like",
 }
 OF_A_SCHEDULE = ("alpha_bar", "alpha", "beta", "beta_tilde")
 ALIKE = (  # arguments that are easily exchanged
@@ -95,6 +109,12 @@ class Finder(ast.NodeVisitor):
         for line in self.raw.splitlines(keepends=True):
             self.starts.append(self.starts[-1] + len(line))
         self.found: list[tuple[ast.AST, int, int, str]] = []
+        self.keys: list[list[str]] = [[], []]  # words in [...], alone and among others
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Subscript):
+                for key, among in words(node.slice):
+                    if key.value not in self.keys[among]:
+                        self.keys[among].append(key.value)
 
     def at(self, node: ast.AST) -> tuple[int, int]:
         """Where a node begins and ends, in bytes."""
@@ -189,6 +209,9 @@ class Finder(ast.NodeVisitor):
                     self.edit(node, start, self.at(node.func)[1], "")
             else:
                 self.edit(node, self.at(node.func.value)[1], end, "")
+        for one in (*node.args, *(word.value for word in node.keywords)):
+            if self.text(one) == "0.0":
+                self.edit(one, *self.at(one), "1.0")
         for one, two in zip(node.args, node.args[1:]):
             names = [getattr(arg, "id", "") for arg in (one, two)]
             if names[0] != names[1] and any(set(names) <= group for group in ALIKE):
@@ -217,6 +240,21 @@ class Finder(ast.NodeVisitor):
             self.edit(index, start, end, index.left.id)
         elif isinstance(index, ast.Slice) and self.text(index) in ("1:", ":-1"):
             self.edit(index, start, end, {"1:": ":-1", ":-1": "1:"}[self.text(index)])
+        if isinstance(node.ctx, ast.Load):
+            for key, among in words(index):
+                known = self.keys[among]
+                if len(known) > 1:
+                    other = known[known.index(key.value) - 1]
+                    start, end = self.at(key)
+                    self.edit(key, start + 1, end - 1, other)
+
+
+def words(index: ast.AST) -> Iterator[tuple[ast.Constant, bool]]:
+    """The words of an index, row["error"] or rows["real", s], and whether among others."""
+    among = isinstance(index, ast.Tuple)
+    for part in index.elts if isinstance(index, ast.Tuple) else (index,):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+            yield part, among
 
 
 def is_text(node: ast.AST) -> bool:
