@@ -49,3 +49,14 @@ def test_how_few_steps_are_enough():
     assert max(fifty) < min(fifty) + spread
     best = min(at[name, 100] for name in ("beta", "ddim", "dpm"))
     assert at["beta_tilde", 100] + spread < best
+
+
+def test_how_far_a_control_reaches():
+    """35: what the control adds in names and in overlap; most of the misfit is the ground."""
+    control = stored("words/control")
+    free, held = control["strength 0"], control["strength 1"]
+    assert held["n"] == 256 and held["top1"] > 3 * free["top1"]
+    assert held["top5"] == pytest.approx(2 * free["top5"], rel=0.1)
+    rim = "iou, the ground by the rim"
+    assert all(row[rim] > row["iou"] for key, row in control.items() if key != "about")
+    assert 0.85 < held[rim] < 0.9 < control["strength 1.5"][rim]
