@@ -37,9 +37,9 @@ from book._tools.reaches import file_of, meaning, plain
 STORE = ROOT / "data" / "results" / "mutants.json"
 COMMAND, SEED, BUDGET = "python -m book._tools.mutants", 0, 120.0
 MATHEMATICS = (
-    "bits", "bound", "codec", "data", "exact", "features", "forward", "gaussian", "metrics",
-    "model", "objectives", "reverse", "sampling", "schedule", "streams", "training", "unet",
-    "after",
+    "bits", "bound", "codec", "coding", "data", "exact", "features", "forward",
+    "gaussian", "metrics", "model", "objectives", "reverse", "sampling", "schedule",
+    "streams", "training", "unet", "after",
 )  # fmt: skip
 OF_DATA = ("data.to_model_range", "data.to_uint8")  # the rest of it reads files
 LOOKS = ("ddpm_core.figures", "ddpm_core._page", "ddpm_core.playgrounds")
