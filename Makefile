@@ -22,11 +22,16 @@ setup:
 book: setup  ## build the book from its stored outputs, strictly: a warning is an error
 	@rm -rf _build/html _build/.doctrees
 	@$(BIN)/jupyter-book build . -W --keep-going -q
+	@touch _build/html/.built
+
+# What the site is made of; the tests take a site that is newer than all of it.
+_build/html/.built: _config.yml _toc.yml index.md Makefile $(shell find book ddpm_core -mindepth 1 ! -path '*/__pycache__*' ! -path '*/.ipynb_checkpoints*')
+	@$(MAKE) book
 
 pdf: book  ## print the book into one file, _build/ddpm-book.pdf, its solutions open; needs Chromium or Chrome
 	@$(BIN)/python -m book._tools.print_pdf
 
-test: book  ## run everything: the notebooks, the package's tests, the built site's
+test: setup _build/html/.built  ## run everything: the notebooks, the package's tests, the built site's; builds the book where it is not current
 	@BOOK_SITE=required TQDM_DISABLE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 colab:  ## run the notebooks on Colab's versions of the packages (PYTHON=python3.13 is Colab's); some gigabytes, some minutes; part of no test
