@@ -25,7 +25,7 @@ book: setup  ## build the book from its stored outputs, strictly: a warning is a
 	@touch _build/html/.built
 
 # What the site is made of; the tests take a site that is newer than all of it.
-_build/html/.built: _config.yml _toc.yml index.md Makefile $(shell find book ddpm_core -mindepth 1 ! -path '*/__pycache__*' ! -path '*/.ipynb_checkpoints*')
+_build/html/.built: _config.yml _toc.yml index.md Makefile pyproject.toml constraints.txt $(shell find book ddpm_core -mindepth 1 ! -path '*/__pycache__*' ! -path '*/.ipynb_checkpoints*')
 	@$(MAKE) book
 
 pdf: book  ## print the book into one file, _build/ddpm-book.pdf, its solutions open; needs Chromium or Chrome

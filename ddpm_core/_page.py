@@ -402,7 +402,7 @@ def _path(d: str) -> str:
 @contextmanager
 def _laid_out(fig: Drawing) -> Iterator[None]:
     """While a figure is saved, its layout stands. savefig draws a figure with a layout engine twice, the first time for the layout alone,
-    which is made before anything is drawn: that drawing is cut short here, and the second has no engine, in four fifths of the time."""
+    which is made before anything is drawn: that drawing is cut short here, and the second has no engine. This takes a fifth less time."""
     import matplotlib
 
     class Done(Exception):

@@ -122,7 +122,8 @@ def load_drawings(
     """RGBA uint8 (N, 4, 64, 64), not premultiplied, and what is known of each picture.
 
     The arguments and errors of `load_captioned`, before anything is laid on a ground.
-    The first call unpacks what it needs, in about three seconds for all, and keeps it.
+    The first call unpacks what it needs, in about three seconds for all, and keeps it
+    for the next call: 27 MB a style.
     """
     if name != "emoji":
         raise ValueError(f'name = {name!r}; wanted "emoji", the one set with captions')

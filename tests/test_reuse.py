@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,10 @@ def test_snippet_runs(heading: str, code: str, folder: Path) -> None:
     tell.close()
     process.join(240)
     process.kill()
-    assert process.exitcode == 0, f"{heading}:\n{heard.recv() if heard.poll() else ''}"
+    said = "it ended without a word"
+    with suppress(EOFError):
+        said = heard.recv() if heard.poll() else said
+    assert process.exitcode == 0, f"{heading}: {process.exitcode}\n{said}"
 
 
 def alone(code: str, folder: Path, environment: dict[str, str], tell) -> None:

@@ -310,14 +310,7 @@ def test_the_weights_fit_into_what_was_promised():
 
 @pytest.mark.parametrize("name", STORED)
 def test_a_stored_network_loads_and_its_card_names_its_sum(name):
-    if name == "control":
-        frozen = load_network(WEIGHTS / "decoder").network.unet
-        network = load_network(WEIGHTS / name, model=Control(frozen)).network
-    elif name == "inpaint":
-        frozen = load_network(WEIGHTS / "latent").network
-        network = load_network(WEIGHTS / name, model=Widened(frozen, 7)).network
-    else:
-        network = load_network(WEIGHTS / name).network
+    network = load_network(WEIGHTS / name, model=train.around(name)).network
     assert all(bool(p.isfinite().all()) for p in network.parameters())
     assert sum(p.numel() for p in network.parameters()) < 3.1e6
     digest = hashlib.sha256((WEIGHTS / name / "weights.safetensors").read_bytes())

@@ -29,17 +29,8 @@ EDGES = {
     ast.GtE: (">=", ">"),
 }
 LEFT_OUT = {
-    "sqrt",
-    "exp",
-    "log",
-    "log2",
-    "square",
-    "abs",
-    "clamp",
-    "clip",
-    "expm1",
-    "zero_",
-}
+    "sqrt", "exp", "log", "log2", "square", "abs", "clamp", "clip", "expm1", "zero_",
+}  # fmt: skip
 TAKEN_FOR = {
     "alpha_bar": "alpha",
     "alpha": "alpha_bar",

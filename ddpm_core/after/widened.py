@@ -17,9 +17,12 @@ class Widened(UNet):
     unet       the trained network, without a condition; it is copied
     condition  channels beside x_t, such as what is known of a picture
 
+    model(x_t, t, condition=, **conditions) -> eps_hat: x_t and eps_hat (B, C, H, W), condition (B, condition, H, W). The first
+    convolution is W * [x_t, c] = W_x * x_t + W_c * c, with W_c = 0 at first.
+
     The weights of the new channels start at zero, so at first it answers as before, to the last bit. The way up, and what reads the
     time and the words, stay frozen. A checkpoint leaves them out: load_network(path, model=Widened(unet, condition)).
-    Raises ValueError as with_condition does.
+    Raises ValueError for a network that has a condition already, and for a number of channels that is not whole and at least 1.
     """
 
     def __init__(self, unet: UNet, condition: int):

@@ -846,18 +846,10 @@ def overlap(a: Tensor, b: Tensor) -> float:
 
 def measure_control(a: argparse.Namespace) -> dict[str, Any]:
     """The wanted silhouette against the one drawn, with and without control."""
-    from ddpm_core.after.controlnet import Control
-    from ddpm_core.runtime.store import load_network
-
-    judge, eye, whole = (
+    judge, eye, whole, net = (
         Judge(a.device),
-        trained("clip", a.device),
-        trained("decoder", a.device),
+        *(trained(name, a.device) for name in ("clip", "decoder", "control")),
     )
-    net = Control(whole.unet).to(a.device)
-    USED.add("control")
-    load_network(place_of("control"), model=net, device=a.device)
-    net.eval().requires_grad_(False)
     data, rows = held_out(min(a.n, 256), a.device)
     facts = [data.facts[i] for i in rows.tolist()]
     white = torch.zeros_like(rows)
