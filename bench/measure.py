@@ -65,26 +65,28 @@ def machine() -> dict:
     """What the figures depend on, without the machine's name or paths."""
     import torch
 
+    from ddpm_core.hardware import describe
+
     cores = (
         len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count()
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    can = describe(torch.device("cpu")).features  # less than it has, where held to it
     flags = [
-        name
-        for name, asked in (
-            ("AMX", "_is_amx_tile_supported"),
-            ("AVX512-bf16", "_is_avx512_bf16_supported"),
-        )
-        if getattr(torch.cpu, asked, bool)()
+        shown
+        for name, shown in (("amx", "AMX"), ("avx512_bf16", "AVX512-bf16"))
+        if name in can
     ]
+    held = os.environ.get("ONEDNN_MAX_CPU_ISA")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     about = dict(
         processor=processor(),
         cores=cores,
         threads=torch.get_num_threads(),
         instructions=" ".join([torch.backends.cpu.get_cpu_capability(), *flags]),
+        held=held,
         memory_gb=round(memory / 2**30),
         gpu=gpu,
         system=f"{platform.system()} {platform.machine()}",
@@ -92,7 +94,13 @@ def machine() -> dict:
         versions={name: found for name in PACKAGES if (found := version_of(name))},
     )
     about["slug"] = re.sub(
-        r"[^a-z0-9]+", "-", (gpu or f"{about['processor']} {cores} cores").lower()
+        r"[^a-z0-9]+",
+        "-",
+        (
+            gpu
+            or f"{about['processor']} {cores} cores"
+            + (f" held to {held}" if held else "")
+        ).lower(),
     ).strip("-")
     return about
 

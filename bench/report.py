@@ -34,10 +34,12 @@ Adam, clipped gradients and the moving average. diffusers' training step is that
 """
 
 ELSEWHERE = """\
-**The processor matters as much as the code.** The figures of this page are those of a processor with AMX, a unit that multiplies bfloat16. Without it the
-lead is smaller. Measured elsewhere, on an AMD EPYC with AVX512-bf16 and no AMX, quiet, in whole jobs of 12 sampling and 6 training steps of the paper's
-network, batch 16: sampling 1.82 times as fast as diffusers as it comes, and 1.02 times with our dtype and layout; training 1.80 and 0.99. There the
-convolutions take nearly all of the time, and both libraries call the same ones; what is saved around them hardly shows.
+**The processor matters as much as the code.** The first section is of a processor with AMX, a unit that multiplies bfloat16. In the sections *held to*
+the same processor is forbidden AMX and more, by `ONEDNN_MAX_CPU_ISA` and `ATEN_CPU_CAPABILITY`: what instructions alone decide, at the same clock and with
+the same cache. Without AMX this processor computes in float32, which is quicker than its AVX512-bf16; there both libraries call the same convolutions, they
+take nearly all of the time, and the lead is smaller. Measured elsewhere, on an AMD EPYC with AVX512-bf16 and no AMX, quiet, in whole jobs of 12 sampling and
+6 training steps of the paper's network, batch 16: sampling 1.82 times as fast as diffusers as it comes, and 1.02 times with our dtype and layout; training
+1.80 and 0.99. That was before the package laid out a convolution's weights for the batch that comes, and has not been measured again.
 """
 
 
@@ -83,8 +85,9 @@ def machine(run: dict[str, Any]) -> str:
     )
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
     name = m["gpu"] or m["processor"]
+    held = f", held to {m['held']}" if m.get("held") and not m["gpu"] else ""
     return f"""\
-## {name}, {m["cores"]} cores
+## {name}, {m["cores"]} cores{held}
 
 {m["gpu"] + ", " if m["gpu"] else ""}{m["processor"]}, {m["cores"]} cores, {m["threads"]} threads, {m["instructions"]}, {m["memory_gb"]} GiB, {m["system"]}, Python {m["python"]},
 {versions}; measured on {run["date"]}. Here ours computes in: {chosen}.

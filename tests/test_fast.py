@@ -332,12 +332,35 @@ def test_only_plain_convolutions_of_a_kind_that_pays_are_packed(dtype, monkeypat
 
 @pytest.mark.parametrize(
     "features, float32",
-    [({"avx512"}, True), ({"avx512", "amx"}, True), ({"avx2"}, False), ((), False)],
+    [({"avx2"}, True), ({"avx2", "avx512", "amx"}, True), ((), False)],
 )
 def test_float32_is_packed_where_it_pays(features, float32, monkeypatch):
     found = Hardware("cpu", features=frozenset(features))
     monkeypatch.setattr(fast, "describe", lambda device: found)
     assert (torch.float32 in packable()) == float32
+
+
+def laid_out(conv, *shape):
+    """The bytes' order that oneDNN itself chooses for that shape."""
+    weight, how = conv.weight.detach().to_mkldnn(), PackedConv2d(conv).how
+    return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *how, list(shape))
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_weights_are_laid_out_for_the_shape_that_comes(dtype):
+    """And go from one layout to the next as they are."""
+    conv = nn.Conv2d(192, 96, 3, padding=1).to(dtype).to(memory_format=LAST)
+    packed, shapes = PackedConv2d(conv), [(1, 192, 8, 8), (4, 192, 8, 8), (4, 192, 9, 7)]
+    for shape in [*shapes, shapes[0]]:
+        x = drawn(*shape).to(dtype).to(memory_format=LAST)
+        with torch.no_grad():
+            answer = packed(x)
+            kept = packed.weight
+            assert torch.equal(answer, packed(x)) and packed.weight is kept
+            wanted = PackedConv2d(conv)
+            wanted.weight, wanted.shape = laid_out(conv, *shape), x.shape
+            assert torch.equal(answer, wanted(x))
+        assert torch.equal(kept.to_dense(), conv.weight) and packed.shape == x.shape
 
 
 @pytest.mark.parametrize("batch, side", [(1, 8), (3, 9)])

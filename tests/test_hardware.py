@@ -37,20 +37,31 @@ TABLE = [
         Choice("float32", False, True, False),
     ),  # no tensor cores
     (
-        Hardware("cpu", features=frozenset({"amx", "avx512_bf16"})),
+        Hardware("cpu", features=frozenset({"avx2", "amx", "avx512_bf16"})),
         100_000,
         Choice("bfloat16", True, True, False),
     ),
     (
-        Hardware("cpu", features=frozenset({"avx512_bf16"})),
+        Hardware("cpu", features=frozenset({"avx2", "avx512_bf16"})),
         100_000,
         Choice("bfloat16", True, True, False),
     ),
     (
-        Hardware("cpu"),
+        Hardware("cpu", features=frozenset({"intel", "avx2", "amx", "avx512_bf16"})),
         100_000,
-        Choice("float32", False, True, False),
+        Choice("bfloat16", True, True, False),
+    ),
+    (
+        Hardware("cpu", features=frozenset({"intel", "avx2", "avx512_bf16"})),
+        100_000,
+        Choice("float32", True, True, False),
+    ),  # Intel's AVX512-bf16 is no quicker than its float32
+    (
+        Hardware("cpu", features=frozenset({"avx2"})),
+        100_000,
+        Choice("float32", True, True, False),
     ),  # AVX2 only: multiplies nothing shorter than float32
+    (Hardware("cpu"), 100_000, Choice("float32", False, True, False)),
     (Hardware("mps"), 100_000, Choice("float32", False, False, False)),
     (Hardware("xpu"), 100_000, Choice("float32", False, False, False)),
 ]
@@ -122,6 +133,21 @@ def test_unknown_choices(asked, phrase):
         choose_training(Hardware("cpu"), 1, **asked)
 
 
+@pytest.mark.parametrize("maker, intel", [("Genuine", True), ("Authentic", False)])
+def test_whose_a_processor_is(maker, intel, monkeypatch, tmp_path):
+    """By /proc/cpuinfo where there is one, else by what platform says."""
+    told = {"Genuine": "GenuineIntel", "Authentic": "AuthenticAMD"}[maker]
+    for file in (tmp_path / "cpuinfo", tmp_path / "none"):
+        hardware._is_intel.cache_clear()
+        (tmp_path / "cpuinfo").write_text(f"vendor_id\t: {told}\n")
+        monkeypatch.setattr(hardware, "Path", lambda path, file=file: file)
+        name = f"Family 25 Model 17, {told}" if file.name == "none" else ""
+        monkeypatch.setattr(hardware.platform, "processor", lambda name=name: name)
+        assert hardware._is_intel() == intel
+        assert ("intel" in describe(torch.device("cpu")).features) <= intel
+    hardware._is_intel.cache_clear()
+
+
 def test_this_processor_describes_itself(monkeypatch):
     assert describe(torch.device("cpu")).kind == "cpu" and describe(
         torch.device("mps")
@@ -141,13 +167,15 @@ def test_this_processor_describes_itself(monkeypatch):
 @pytest.mark.parametrize("capability", ["DEFAULT", "AVX2", "NO AVX"])
 def test_a_processor_held_to_less_than_it_can_is_described_so(monkeypatch, capability):
     """ATEN_CPU_CAPABILITY does that, and the processor still says what it has; torch's attention in bfloat16 then fails."""
+    monkeypatch.setattr(hardware, "_is_intel", lambda: False)
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: True, raising=False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert describe(torch.device("cpu")) == Hardware("cpu")
+    left = {"avx2"} if capability == "AVX2" else set()
+    assert describe(torch.device("cpu")) == Hardware("cpu", features=frozenset(left))
 
 
-ALL = {"avx512", "amx", "avx512_bf16"}
+ALL = {"avx2", "avx512", "amx", "avx512_bf16"}
 
 
 @pytest.mark.parametrize(
@@ -158,16 +186,20 @@ ALL = {"avx512", "amx", "avx512_bf16"}
         ("DEFAULT", ALL),
         ("AVX512_CORE_AMX", ALL),
         ("AVX10_1_512_AMX_FP16", ALL),
-        ("avx512_core_bf16", {"avx512", "avx512_bf16"}),
-        ("AVX512_CORE_FP16", {"avx512", "avx512_bf16"}),
-        ("AVX512_CORE_VNNI", {"avx512"}),
-        ("AVX512_CORE", {"avx512"}),
-        ("AVX2", set()),
+        ("avx512_core_bf16", {"avx2", "avx512", "avx512_bf16"}),
+        ("AVX512_CORE_FP16", {"avx2", "avx512", "avx512_bf16"}),
+        ("AVX512_CORE_VNNI", {"avx2", "avx512"}),
+        ("AVX512_CORE", {"avx2", "avx512"}),
+        ("AVX2", {"avx2"}),
+        ("AVX2_VNNI_2", {"avx2"}),
+        ("AVX", set()),
+        ("SSE41", set()),
     ],
 )
 @pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
 def test_a_library_held_to_less_is_described_so(monkeypatch, name, held, left):
     """oneDNN's own variable: what it forbids, no convolution uses."""
+    monkeypatch.setattr(hardware, "_is_intel", lambda: False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     for function in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.setattr(torch.cpu, function, lambda: True, raising=False)

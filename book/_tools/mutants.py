@@ -8,8 +8,8 @@ Plants small mistakes, one at a time, in the package's mathematics and in a chap
 cells (mistakes.py), runs the cells that they can reach (rehearsal.py), and keeps what was
 noticed in data/results/mutants.json, which book/checked.md is written from. Goes on where
 it was. A chapter begins anew when its code, or a module that it runs, has changed, with
-the mistakes that made its checks fail before. Folded cells only draw, and do not count.
-Cells are numbered among the code cells.
+the mistakes that made its checks fail before. What only draws does not count, nor what
+only hastens: folded cells, LOOKS, HASTE. Cells are numbered among the code cells.
 """
 
 import argparse
@@ -43,6 +43,7 @@ MATHEMATICS = (
 )  # fmt: skip
 OF_DATA = ("data.to_model_range", "data.to_uint8")  # the rest of it reads files
 LOOKS = ("ddpm_core.figures", "ddpm_core._page", "ddpm_core.playgrounds")
+HASTE = ("ddpm_core.fast", "ddpm_core.runtime.hardware")  # the same numbers, sooner
 NOTICED = ("check", "stop", "time")  # and "within", "shown", "none": see OUTCOMES
 OUTCOMES = {
     "check": "a check failed",
@@ -259,7 +260,8 @@ def work(tell: Connection, path: Path, root: Path, old: Chapter, budget: float) 
             modules = sorted(
                 name
                 for name in {module for module, _ in ran}
-                if name.startswith(("ddpm_core.", "experiments.")) and name not in LOOKS
+                if name.startswith(("ddpm_core.", "experiments."))
+                and name not in (*LOOKS, *HASTE)
             )
             said = digest(nb, modules, root)
             if old.hash == said:
