@@ -58,6 +58,7 @@ FULL: dict[str, Any] = dict(
     ),
     sampling=(1, 16, 64),
     training=(16,),
+    other_width=(96, 1),
     once=64,
     job_batch=4,
     job_steps=10,
@@ -102,6 +103,7 @@ QUICK: dict[str, Any] = dict(
     ),
     sampling=(1, 2),
     training=(2,),
+    other_width=(12, 1),
     once=2,
     job_batch=2,
     job_steps=2,
@@ -261,7 +263,9 @@ class Bench:
     # The parts ---------------------------------------------------------------------------------------------------------------------
 
     def networks(self) -> Iterator[Row]:
-        """One step of sampling, one of training: the paper's network."""
+        """One step of sampling, one of training: the paper's network; and one of
+        sampling with a width that is no power of two, where weights laid out for another
+        batch are slowest."""
         config = self.sizes["network"]
         for what in ("sampling", "training"):
             for batch in self.sizes[what]:
@@ -275,6 +279,19 @@ class Bench:
                     unit="s",
                     values=interleave(cases, rounds),
                 )
+        width, batch = self.sizes["other_width"]
+        cases = self.cases(
+            "ours diffusers equal float32 ddp",
+            "sampling",
+            config | dict(width=width),
+            batch,
+        )
+        yield dict(
+            what=f"sampling step, {width} wide",
+            batch=batch,
+            unit="s",
+            values=interleave(cases, self.rounds),
+        )
 
     def jobs(self) -> Iterator[Row]:
         """What somebody waits for, set-up included: ten steps of training; images by DDIM."""

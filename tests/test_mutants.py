@@ -14,6 +14,7 @@ import torch
 from book._tools import checked, mistakes, mutants, rehearsal
 from book._tools.index_pages import CHECKS, check_names
 from book._tools.notebooks import BOOK, ROOT, read
+from book._tools.reaches import file_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 CELLS = [
@@ -166,6 +167,17 @@ def test_what_makes_a_chapter_begin_anew():
         (draws("a = 1\nc = 2"), mine, code("plot(b, 3)")),
     ):
         assert digest(code(imports), *changed) != kept
+
+
+def test_modules_that_make_a_chapter_begin_anew():
+    for name in (*mutants.LOOKS, *mutants.HASTE):
+        assert file_of(name, ROOT).exists() and not mutants.counts(name)
+    assert mutants.counts("ddpm_core.runtime.loop") and mutants.counts("ddpm_core.unet")
+    assert mutants.counts("experiments.own") and not mutants.counts("torch.nn")
+    modules = {name for one in mutants.load().values() for name in one.modules}
+    assert modules and all(map(mutants.counts, modules)), (
+        "python -m book._tools.mutants"
+    )
 
 
 def test_values_in_short():

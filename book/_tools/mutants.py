@@ -105,6 +105,12 @@ def checks_in(source: str) -> bool:
     )
 
 
+def counts(module: str) -> bool:
+    """Whether a chapter begins anew when this module has changed."""
+    ours = module.startswith(("ddpm_core.", "experiments."))
+    return ours and module not in (*LOOKS, *HASTE)
+
+
 def of_looks(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.ImportFrom) and statement.module in LOOKS
 
@@ -258,10 +264,7 @@ def work(tell: Connection, path: Path, root: Path, old: Chapter, budget: float) 
         try:
             ran = set().union(*survey.lines.values())
             modules = sorted(
-                name
-                for name in {module for module, _ in ran}
-                if name.startswith(("ddpm_core.", "experiments."))
-                and name not in (*LOOKS, *HASTE)
+                name for name in {module for module, _ in ran} if counts(name)
             )
             said = digest(nb, modules, root)
             if old.hash == said:
