@@ -350,7 +350,10 @@ def laid_out(conv, *shape):
 def test_weights_are_laid_out_for_the_shape_that_comes(dtype):
     """And go from one layout to the next as they are."""
     conv = nn.Conv2d(192, 96, 3, padding=1).to(dtype).to(memory_format=LAST)
-    packed, shapes = PackedConv2d(conv), [(1, 192, 8, 8), (4, 192, 8, 8), (4, 192, 9, 7)]
+    packed, shapes = (
+        PackedConv2d(conv),
+        [(1, 192, 8, 8), (4, 192, 8, 8), (4, 192, 9, 7)],
+    )
     for shape in [*shapes, shapes[0]]:
         x = drawn(*shape).to(dtype).to(memory_format=LAST)
         with torch.no_grad():
