@@ -281,9 +281,8 @@ class PackedConv2d(nn.Module):
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         convolve, bias = torch.ops.mkldnn._convolution_pointwise, self.bias
         if x.shape != self.shape:  # from one layout to the next: no number changes
-            self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
-                self.weight, *self.how, list(x.shape)
-            )
+            lay_out = cast(Any, torch._C._nn).mkldnn_reorder_conv2d_weight
+            self.weight = lay_out(self.weight, *self.how, list(x.shape))
             self.shape = x.shape
         if plus is not None and plus.shape[2:] == x.shape[2:]:
             both: Tensor = convolve.binary(
