@@ -36,8 +36,8 @@ Adam, clipped gradients and the moving average. diffusers' training step is that
 ELSEWHERE = """\
 **The processor matters as much as the code.** The first section is of a processor with AMX, a unit that multiplies bfloat16. In the sections *held to*
 the same processor is forbidden AMX and more, by `ONEDNN_MAX_CPU_ISA` and `ATEN_CPU_CAPABILITY`: what instructions alone decide, at the same clock and with
-the same cache. Without AMX this processor computes in float32, which is quicker than its AVX512-bf16; there both libraries call the same convolutions, they
-take nearly all of the time, and the lead is smaller. Measured elsewhere, on an AMD EPYC with AVX512-bf16 and no AMX, quiet, in whole jobs of 12 sampling and
+the same cache. Without AMX this processor computes in float32, which is quicker than its AVX512-bf16; there both libraries call the same convolutions, which
+take most of the time, and the lead is smaller. Measured elsewhere, on an AMD EPYC with AVX512-bf16 and no AMX, quiet, in whole jobs of 12 sampling and
 6 training steps of the paper's network, batch 16: sampling 1.82 times as fast as diffusers as it comes, and 1.02 times with our dtype and layout; training
 1.80 and 0.99. That was before the package laid out a convolution's weights for the batch that comes, and has not been measured again.
 """
