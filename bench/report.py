@@ -15,14 +15,15 @@ HEAD = """\
 # Speed
 
 How long things take, and how much memory, beside [diffusers](https://github.com/huggingface/diffusers) and
-[denoising-diffusion-pytorch](https://github.com/lucidrains/denoising-diffusion-pytorch). `make bench` measures all of it again, on the machine
-at hand, and writes this page; the seconds of every round are in `bench/results`. Of each part, the newest run is shown.
+[denoising-diffusion-pytorch](https://github.com/lucidrains/denoising-diffusion-pytorch). `make bench` measures the parts of the first section again, on
+the machine at hand, and writes this page. The values of every round are in `bench/results`. Of each part, the newest run is shown. *Fewer steps*, at the
+end, has a command of its own.
 
 **How to read it.** Cases take turns in one run, because on a machine that does other work, too, only ratios taken together mean anything.
 A ratio says how many times as long as ours the other takes, and under *Memory* how many times as much: above 1 ours is faster, or needs less. It is the median over the rounds, each round giving one ratio;
 in brackets are the quartiles. There are three ratios to diffusers. *As it comes*: what its user gets without asking. *Our dtype and layout*: what its user
 gets who knows what to ask for, the precision and the memory layout that ours chooses by itself; this is the comparison of the two networks. *Both in float32*
-is the other way to be fair: ours told to compute as diffusers does unasked.
+is the other way to be fair: ours told to compute in float32, as diffusers does unasked; the memory layout it still chooses by itself.
 denoising-diffusion-pytorch has a network of its own, of the same width and the same multipliers: other work, given for orientation.
 """
 
@@ -35,11 +36,10 @@ Adam, clipped gradients and the moving average. diffusers' training step is that
 
 ELSEWHERE = """\
 **The processor matters as much as the code.** The first section is of a processor with AMX, a unit that multiplies bfloat16. In the sections *held to*
-the same processor is forbidden AMX and more, by `ONEDNN_MAX_CPU_ISA` and `ATEN_CPU_CAPABILITY`: what instructions alone decide, at the same clock and with
-the same cache. Without AMX this processor computes in float32, which is quicker than its AVX512-bf16; there both libraries call the same convolutions, which
-take most of the time, and the lead is smaller. Measured elsewhere, on an AMD EPYC with AVX512-bf16 and no AMX, quiet, in whole jobs of 12 sampling and
-6 training steps of the paper's network, batch 16: sampling 1.82 times as fast as diffusers as it comes, and 1.02 times with our dtype and layout; training
-1.80 and 0.99. That was before the package laid out a convolution's weights for the batch that comes, and has not been measured again.
+the same processor is forbidden AMX and more, by `ONEDNN_MAX_CPU_ISA` and `ATEN_CPU_CAPABILITY`; the machine and the software stay the same. Without AMX
+ours computes in float32 here, which is quicker than this processor's AVX512-bf16: of the two runs held to that, the first computed in bfloat16. In
+float32 both libraries use oneDNN's convolutions, and the lead over diffusers as it comes is smaller. On a processor with AVX512-bf16 that is
+not Intel's, ours computes in bfloat16; no run here is of one.
 """
 
 
@@ -58,7 +58,8 @@ def page(runs: list[dict[str, Any]]) -> str:
         newest = newest | dict(
             parts={
                 part: rows for run in of_machine for part, rows in run["parts"].items()
-            }
+            },
+            dates={part: run["date"] for run in of_machine for part in run["parts"]},
         )
         sections.append(machine(newest))
         sections += [text for part in PARTS if (text := part(newest))]
@@ -90,8 +91,27 @@ def machine(run: dict[str, Any]) -> str:
 ## {name}, {m["cores"]} cores{held}
 
 {m["gpu"] + ", " if m["gpu"] else ""}{m["processor"]}, {m["cores"]} cores, {m["threads"]} threads, {m["instructions"]}, {m["memory_gb"]} GiB, {m["system"]}, Python {m["python"]},
-{versions}; measured on {run["date"]}. Here ours computes in: {chosen}.
+{versions}; measured on {run["date"]}{earlier(run)}. Here ours computes in: {chosen}.
 """
+
+
+def earlier(run: dict[str, Any]) -> str:
+    """Which parts are of an older run, and of which day."""
+    names = dict(
+        networks="single steps",
+        jobs="whole jobs",
+        memory="memory",
+        bound="the bound",
+        scaling="scaling",
+        imports="imports",
+        project="this book",
+    )
+    days: dict[str, list[str]] = {}
+    for part, day in run["dates"].items():
+        if day != run["date"]:
+            days.setdefault(day, []).append(names[part])
+    said = "; ".join(f"{', '.join(parts)} on {day}" for day, parts in days.items())
+    return f" ({said})" if said else ""
 
 
 def networks(run: dict[str, Any]) -> str:
@@ -259,7 +279,7 @@ def project(run: dict[str, Any]) -> str:
         + f"""
 {loops}, both from nothing but the environment, when the book had {len(ran)} notebooks; of `make test`, the build is the first part. *Run under test* is what the cells of a notebook take there, two
 notebooks at a time. *Weight* is what a page loads from the book's own files before anybody presses a button, text compressed as every public host sends it.
-*First formula*: from opening the page on a local disk until its first formula stands, the median of three times. A page that the table lacks is newer than this measurement.
+*First formula*: from opening the page on a local disk until its first formula stands, the median of three times. The landing page was not measured; any other page that the table lacks is newer than this measurement.
 """
     )
 

@@ -265,7 +265,7 @@ class Bench:
     def networks(self) -> Iterator[Row]:
         """One step of sampling, one of training: the paper's network; and one of
         sampling with a width that is no power of two, where weights laid out for another
-        batch are slowest."""
+        shape are slowest."""
         config = self.sizes["network"]
         for what in ("sampling", "training"):
             for batch in self.sizes[what]:

@@ -1,4 +1,4 @@
-r"""Misprints in circulation, for "Break it yourself": what each says, and how far off it is, computed here in double precision.
+r"""Misprints, for "Break it yourself": what each says, and how far off it is, computed here in double precision.
 
 A chapter or page that says
 

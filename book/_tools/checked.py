@@ -27,7 +27,7 @@ A check compares two ways to the same number and fails when they differ: two com
 (`check_mc`). A plain `assert` counts as a check, too, but not one that holds a file to the
 hash written beside it: no mistake in the mathematics reaches that. A `check_seen` does not
 count. It holds a misprint beside the right formula, and fails only where the two are the
-same.
+same. But a mistake that makes one fail is noticed.
 
 A check can be worth nothing. It may compare a thing with itself. Its tolerance may be too
 wide. It may compare two numbers that were both read from a file. All of these pass, and
@@ -38,10 +38,11 @@ look like the others. To see a check fail is the only proof that it can.
 A program edits one line, in memory, and runs the chapter. The edit is a small mistake, as
 somebody makes it who types a formula: plus for minus, times for divided by, a root or a
 logarithm left out, $t-1$ for $t$, $\\alpha_t$ for $\\bar\\alpha_t$, a sum for a mean,
-$x_t$ for $x_0$ in a list of arguments, 3 for 2, `<` for `<=`, a stored figure from the
+$x_t$ and $x_0$ exchanged in a list of arguments, 3 for 2, `<` for `<=`, a stored figure from the
 wrong column, weights that begin at one and not at zero. It goes into the functions of
 `ddpm_core` that the chapter runs, and into the chapter's own cells. Captions, folded
-cells, which draw, and what a check is given are left alone.
+cells, which draw, and what a check is given are left alone. Below, `cell 0` is the first
+of a chapter's own code cells.
 
 A mistake is *noticed* if a check fails, if a cell stops with an error, or if it does not
 end. It has *no effect* if no number changes that is checked, printed or drawn: a guard
@@ -56,10 +57,12 @@ LIMITS = """\
   number and its negative are as likely. No check of an average can notice it, nor should
   one.
 - **The kinds of mistakes are ours.** A wrong idea is not among them. Numbers in stored
-  results are not changed, so a check of stored numbers alone is never seen to fail.
-- **Not all were tried.** A run of all takes a night. The table says how many of those that
-  can be planted; a check that was not seen to fail may yet be. Two of three are aimed at
-  such a check, so the share that was noticed is not that of mistakes drawn blindly.
+  results are not changed. A check of stored numbers alone is seen to fail only where the
+  chapter takes the wrong one of them, or computes with them.
+- **Not all were tried.** At the pace so far, all of them would take {hours:.0f} hours of one
+  core. The table says how many of those that can be planted; a check that was not seen to
+  fail may yet be. Up to two of three are aimed at such a check, so the share that was
+  noticed is not that of mistakes drawn blindly.
 - **A misprint may stand in the chapter.** Where the program cannot tell that a line is
   wrong on purpose, it plants mistakes in it, too, and these are missed.
 - **An error is not a check.** A mistake that stops a cell is easy to notice, and says
@@ -191,6 +194,15 @@ def lessons(chapters: dict[str, Chapter]) -> str:
     return "## Mistakes that nobody noticed\n\n" + "".join(shown) if shown else ""
 
 
+def hours(chapters: dict[str, Chapter]) -> float:
+    """What all mistakes would take, each as long as those of its chapter so far."""
+    return sum(
+        one.seconds / len(one.mistakes) * one.possible / 3600
+        for one in chapters.values()
+        if one.mistakes
+    )
+
+
 def page(chapters: dict[str, Chapter], stale: set[str]) -> str:
     return (
         HEAD
@@ -198,7 +210,7 @@ def page(chapters: dict[str, Chapter], stale: set[str]) -> str:
         + WHAT
         + table(chapters, stale)
         + lessons(chapters)
-        + LIMITS
+        + LIMITS.format(hours=hours(chapters))
     )
 
 

@@ -25,8 +25,8 @@ WIDTH, BOX, TALL = 360, 100, 46  # of the picture; of a box
 
 HEAD = """# The map: what follows from what
 
-Each box is an equation of the paper, each arrow one derivation. <span class="map-q">Blue</span> is the process that is given, <span class="map-p">orange</span> the one that is learned, and
-grey is what compares the two. Everything begins with the two definitions at the top; the two algorithms are all that a computer needs to know. The boxes without a number came after the paper.
+Each numbered box is an equation of the paper, each arrow one derivation. <span class="map-q">Blue</span> is the process that is given, <span class="map-p">orange</span> the one that is learned, and
+grey is what compares the two. Everything begins with the two definitions at the top; the two algorithms are all that a computer needs to know. The last four boxes are not the paper's: SDE, Flow, Likelihood and Langevin.
 Choose a box to go where it is derived. {checks}`all` checks hold along the way; in the list below stands how many of them each chapter has.
 """
 
@@ -141,7 +141,7 @@ def figure(table: dict, where: dict) -> str:
             f".map:has(#map-{name}:is(:hover,:focus-visible)) :is(.from-{name},.to-{name})"
         )
     return (
-        f'<figure class="map"><svg viewBox="0 0 {WIDTH} {tall:g}" role="group" aria-label="Map of the equations: sixteen equations, two algorithms and what came after them, each '
+        f'<figure class="map"><svg viewBox="0 0 {WIDTH} {tall:g}" role="group" aria-label="Map of the equations: sixteen equations, two algorithms and four boxes beside the paper, each '
         'with arrows from what it follows from. The same stands in the list below.">'
         '<defs><marker id="map-tip" viewBox="0 0 8 8" refX="5" refY="4" markerWidth="6" markerHeight="6" orient="auto"><path d="M0 0L8 4L0 8z"/></marker></defs>'
         f'<g class="map-arrows" aria-hidden="true">{"".join(arrows)}</g>{"".join(boxes)}</svg>'

@@ -213,7 +213,7 @@ def equations_page(book: list[Chapter], package: dict) -> tuple[str, list[str]]:
         "For each numbered equation of the paper: the chapter that derives it, the function of `ddpm_core` that *is* it, and the checks that would fail",
         "if either were wrong. The page is written by a program from the chapters and the code, so it is never out of date.",
         "",
-        "The four algorithms follow them. Eight of the equations are in circulation with a misprint. Below these stands a switch: put the misprint in, and see what its check says.",
+        "The four algorithms follow them. Eight of the equations have misprints to try. Below these stand switches: put a misprint in, and see what its check says.",
         "",
     ]
     missing = []

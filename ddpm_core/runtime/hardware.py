@@ -72,7 +72,8 @@ def choose_training(
            AMX forbidden, the paper's network trains 1.4 times as fast in float32.
            Channels last from AVX2 on: in float32 1.00 to 1.10 times as fast with AVX2,
            1.06 to 1.16 times with AVX512. Not compiled: training gains nothing from
-           it. All of it measured
+           it. The first figure is of bench/results; the others were measured once,
+           and no file keeps them
     other  (MPS) what works everywhere
     Raises ValueError for an unknown choice.
     """
