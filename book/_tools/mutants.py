@@ -39,7 +39,7 @@ COMMAND, SEED, BUDGET = "python -m book._tools.mutants", 0, 120.0
 MATHEMATICS = (
     "bits", "bound", "codec", "coding", "data", "exact", "features", "forward",
     "gaussian", "metrics", "model", "objectives", "reverse", "sampling", "schedule",
-    "streams", "training", "unet", "after",
+    "runtime.descent", "streams", "training", "unet", "after",
 )  # fmt: skip
 OF_DATA = ("data.to_model_range", "data.to_uint8")  # the rest of it reads files
 LOOKS = ("ddpm_core.figures", "ddpm_core._page", "ddpm_core.playgrounds")
@@ -109,6 +109,11 @@ def counts(module: str) -> bool:
     """Whether a chapter begins anew when this module has changed."""
     ours = module.startswith(("ddpm_core.", "experiments."))
     return ours and module not in (*LOOKS, *HASTE)
+
+
+def of_mathematics(module: str) -> bool:
+    parts = [f"ddpm_core.{part}" for part in MATHEMATICS]
+    return module in parts or module.startswith(tuple(f"{part}." for part in parts))
 
 
 def of_looks(statement: ast.stmt) -> bool:
@@ -212,14 +217,13 @@ def planted_in(nb, survey: rehearsal.Survey, root: Path, seed: int) -> list[Mist
     ran = set().union(*survey.lines.values())
     found: list[Mistake] = []
     for module in sorted({name for name, _ in ran}):
-        parts = module.split(".")
-        if parts[0] == "ddpm_core" and parts[1] in MATHEMATICS:
+        if of_mathematics(module):
             file = file_of(module, root)
             if file is not None and not module.endswith("__init__"):
                 found += [
                     one
                     for one in of_module(file.read_text(encoding="utf-8"), module)
-                    if parts[1] != "data" or one.place in OF_DATA
+                    if module != "ddpm_core.data" or one.place in OF_DATA
                 ]
     draws, spared = folded(nb), misprints(survey.sources.values())
     for number, source in survey.sources.items():
