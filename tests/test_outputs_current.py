@@ -45,7 +45,8 @@ def test_every_notebook_is_in_the_contents_and_the_other_way_round():
     files = {
         entry["file"]
         for part in yaml.safe_load(contents)["parts"]
-        for entry in part["chapters"]
+        for chapter in part["chapters"]
+        for entry in (chapter, *chapter.get("sections", ()))
     }
     assert {f"book/{p.stem}" for p in NOTEBOOKS} == {
         f for f in files if (ROOT / f"{f}.ipynb").exists()

@@ -102,11 +102,11 @@ def collect(app, doctree) -> None:
 
 
 def numbers(env) -> dict[str, int]:
-    """Page -> its number, of every numbered chapter."""
+    """Page -> its number, of every numbered chapter; a chapter may have several pages."""
     return {
         page: found[""][0]
         for page, found in env.toc_secnumbers.items()
-        if len(found.get("") or ()) == 1
+        if found.get("")
     }
 
 

@@ -63,7 +63,12 @@ def contents() -> list[Path]:
         BUILT / f"{name}.html"
         for name in [
             toc["root"],
-            *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"]),
+            *(
+                page["file"]
+                for part in toc["parts"]
+                for chapter in part["chapters"]
+                for page in (chapter, *chapter.get("sections", ()))
+            ),
         ]
     ]
 
