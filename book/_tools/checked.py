@@ -178,6 +178,25 @@ def table(chapters: dict[str, Chapter], stale: set[str]) -> str:
     return text
 
 
+def unseen(chapters: dict[str, Chapter]) -> str:
+    """The checks that nothing made fail, by name."""
+    left = [
+        f"- [{chapter(BOOK / f'{name}.ipynb').title}]({name}.ipynb), cell {check.cell}: "
+        f"`{check.name}`"
+        for name, one in sorted(chapters.items())
+        for check in one.must_hold()
+        if check.seen is None
+    ]
+    if not left:
+        return ""
+    return (
+        "## Never seen to fail\n\n" + "\n".join(left) + "\n\nOf these, a check that "
+        "what was sent is received, or that a run which was stopped ends\nlike one which "
+        "was not, holds whatever both sides compute. A mistake in the mathematics, "
+        "which\nboth sides share, does not reach it. It fails where the sides differ.\n\n"
+    )
+
+
 def lessons(chapters: dict[str, Chapter]) -> str:
     """The missed mistakes that teach something."""
     shown = []
@@ -209,6 +228,7 @@ def page(chapters: dict[str, Chapter], stale: set[str]) -> str:
         + opening(chapters)
         + WHAT
         + table(chapters, stale)
+        + unseen(chapters)
         + lessons(chapters)
         + LIMITS.format(hours=hours(chapters))
     )

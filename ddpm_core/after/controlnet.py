@@ -10,7 +10,7 @@ from ..unet import UNet, conv1x1, conv3x3
 
 
 class Control(nn.Module):
-    """A frozen U-Net with a copy of its way down beside it, which sees the control and adds to the skips through zero convolutions.
+    """A frozen U-Net with a copy of its way down and its middle beside it, which sees the control and adds, through zero convolutions, to the skips and to what leaves the middle.
 
     unet     the trained network; none of its weights changes, and a checkpoint of the
              control leaves it out: load_network(path, model=Control(unet))
