@@ -193,7 +193,8 @@ def unseen(chapters: dict[str, Chapter]) -> str:
         "## Never seen to fail\n\n" + "\n".join(left) + "\n\nOf these, a check that "
         "what was sent is received, or that a run which was stopped ends\nlike one which "
         "was not, holds whatever both sides compute. A mistake in the mathematics, "
-        "which\nboth sides share, does not reach it. It fails where the sides differ.\n\n"
+        "which\nboth sides share, does not reach it. It fails where the sides differ. And what is "
+        "made zero\nin two places stays zero if one of them is forgotten.\n\n"
     )
 
 
